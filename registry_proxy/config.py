@@ -1,0 +1,106 @@
+"""The configuration as frozen values. ``registry_proxy.cli`` and the file loader make it; every room gets the part it needs.
+
+Durations are seconds, sizes are bytes.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.plan.chunks import MIB
+
+
+class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The proxy's own account at an upstream: a name and password, or where docker keeps them."""
+
+    username: str = ""
+    password: str = ""
+    password_file: Path | None = None
+    docker_config: Path | None = None
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits on every wait for an upstream."""
+
+    connect: float = 5.0
+    header: float = 15.0
+    idle: float = 30.0
+
+
+class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One upstream: where the content of a source host is pulled from.
+
+    ``urls``: the registry and its mirrors, tried in order. ``repositories``: patterns (fnmatch) that an account may be
+    used for. ``redirect_hosts``: patterns of hosts that blobs may be redirected to; empty: any public host.
+    """
+
+    urls: tuple[str, ...]
+    account: Account | None = None
+    repositories: tuple[str, ...] = ()
+    ca: Path | None = None
+    forward_proxy: str | None = None
+    realms: tuple[str, ...] = ()
+    redirect_hosts: tuple[str, ...] = ()
+    timeouts: Timeouts = Timeouts()
+    connections: int = 8
+    tag_fresh: float | None = None
+    eager_siblings: bool = True
+    catalog: bool = False
+    listen: tuple[str, ...] = ()
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The listener. ``drain``: how long running bodies may finish after SIGTERM."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:5000",)
+    header_timeout: float = 30.0
+    idle_timeout: float = 75.0
+    max_ranges: int = 1024
+    drain: float = 20.0
+
+
+class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The instance's own chunks. ``limit``: bytes on disk; None: a fifth of free space + own use."""
+
+    path: Path
+    limit: int | None = None
+    chunk_size: int = MIB
+    open_files: int = 512
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Freshness, patience and what may be bought for nobody.
+
+    ``tag_fresh``: how long a tag is served without asking. ``slow``: how long a revalidation may take before the stale
+    manifest is served. ``patience``: how far away, in time, a span may be before the client gets 503. ``sibling_budget``:
+    bytes of sibling layers started eagerly per image. ``orphan_budget``: bytes that range-less flights without waiters may
+    still fetch.
+    """
+
+    tag_fresh: float = 60.0
+    miss_remembered: float = 5.0
+    slow: float = 5.0
+    offline: bool = False
+    patience: float = 20.0
+    read_ahead: int = 8 * MIB
+    sibling_budget: int = 16 << 30
+    orphan_budget: int = 64 << 30
+
+
+class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything."""
+
+    store: Store
+    upstreams: dict[SourceHost, Upstream]
+    server: Server = Server()
+    policy: Policy = Policy()
+    log: Logging = Logging()

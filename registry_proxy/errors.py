@@ -1,0 +1,174 @@
+"""The taxonomy of failures, and the one table that turns each into an answer.
+
+A class stands for one thing that a caller could do differently. Rooms raise what happened; ``web`` alone looks into
+``ANSWERS`` to say it to a client (OCI distribution-spec, "Error Codes").
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+class RegistryProxyError(Exception):
+    """Anything this project raises on purpose. Its text is meant for a person."""
+
+
+# --- what the client got wrong -----------------------------------------------------------------------------------------
+
+
+class BadRequest(RegistryProxyError):
+    """The request cannot be understood (path, query or header)."""
+
+
+class NameInvalid(BadRequest):
+    """A repository or source host name is malformed."""
+
+
+class DigestInvalid(BadRequest):
+    """A digest is malformed or of an algorithm that is not supported."""
+
+
+class ManifestInvalid(RegistryProxyError):
+    """A manifest cannot be parsed or does not hash to its digest."""
+
+
+class RangeTooLarge(BadRequest):
+    """The spans asked for sum to more than the content (RFC 9110 §14.2 lets a server refuse such a request)."""
+
+
+class RangeUnsatisfiable(RegistryProxyError):
+    """No range asked for touches the content. ``size``: bytes of the whole content."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"no range asked for lies within the {size} bytes")
+        self.size = size
+
+
+class WriteRefused(RegistryProxyError):
+    """The proxy is read-only."""
+
+
+# --- what is not there, or not for this client -------------------------------------------------------------------------
+
+
+class UnknownUpstream(RegistryProxyError):
+    """The source host is not in the configured map."""
+
+
+class NameUnknown(RegistryProxyError):
+    """The upstream knows no such repository."""
+
+
+class ManifestUnknown(RegistryProxyError):
+    """The upstream knows no such manifest or tag."""
+
+
+class BlobUnknown(RegistryProxyError):
+    """The upstream knows no such blob in this repository."""
+
+
+class Denied(RegistryProxyError):
+    """The upstream refuses the client's credential (or its lack of one)."""
+
+
+class CatalogDisabled(RegistryProxyError):
+    """``_catalog`` is not configured."""
+
+
+# --- what went wrong on the way -----------------------------------------------------------------------------------------
+
+
+class Trouble(RegistryProxyError):
+    """The next source, or a stale copy, should answer instead (docs/architecture.md, "Trouble")."""
+
+
+class UpstreamUnreachable(Trouble):
+    """No connection, a cut one, or no answer in time."""
+
+
+class UpstreamBroken(Trouble):
+    """The upstream answered nonsense: wrong size, wrong digest, wrong Content-Range, short or endless body, not a registry."""
+
+
+class UpstreamFailed(Trouble):
+    """The upstream answered 5xx or 408, or refused the proxy's own account."""
+
+
+class UpstreamBusy(Trouble):
+    """The upstream's rate limit is spent. ``retry_after``: seconds to wait."""
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Offline(Trouble):
+    """The offline switch is on and the cache does not have the answer."""
+
+
+class NotSoon(RegistryProxyError):
+    """The bytes cannot be had within the patience limit. ``retry_after``: seconds to wait."""
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoRoom(RegistryProxyError):
+    """The store cannot hold what a range-less upstream would have to deliver first."""
+
+
+class ContentCorrupt(Trouble):
+    """The bytes fetched do not hash to the digest asked for; all of them were dropped."""
+
+
+class StoreUnusable(RegistryProxyError):
+    """The store's directory cannot be used: locked, on a network file system, of another format version."""
+
+
+class ConfigInvalid(RegistryProxyError):
+    """The configuration is wrong; the text names the file and the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client is told: an HTTP status and an OCI error code (None: a plain body, the spec has no code for it)."""
+
+    status: int
+    code: str | None
+
+
+ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
+    BadRequest: Answer(400, "UNSUPPORTED"),
+    NameInvalid: Answer(400, "NAME_INVALID"),
+    DigestInvalid: Answer(400, "DIGEST_INVALID"),
+    ManifestInvalid: Answer(400, "MANIFEST_INVALID"),
+    RangeTooLarge: Answer(400, "UNSUPPORTED"),
+    RangeUnsatisfiable: Answer(416, None),
+    WriteRefused: Answer(405, "UNSUPPORTED"),
+    UnknownUpstream: Answer(404, "NAME_UNKNOWN"),
+    NameUnknown: Answer(404, "NAME_UNKNOWN"),
+    ManifestUnknown: Answer(404, "MANIFEST_UNKNOWN"),
+    BlobUnknown: Answer(404, "BLOB_UNKNOWN"),
+    Denied: Answer(403, "DENIED"),
+    CatalogDisabled: Answer(404, "UNSUPPORTED"),
+    Trouble: Answer(502, "UNKNOWN"),
+    UpstreamUnreachable: Answer(502, "UNKNOWN"),
+    UpstreamBroken: Answer(502, "UNKNOWN"),
+    UpstreamFailed: Answer(502, "UNKNOWN"),
+    UpstreamBusy: Answer(429, "TOOMANYREQUESTS"),
+    Offline: Answer(503, "UNKNOWN"),
+    NotSoon: Answer(503, "TOOMANYREQUESTS"),
+    NoRoom: Answer(503, "UNKNOWN"),
+    ContentCorrupt: Answer(502, "UNKNOWN"),
+    StoreUnusable: Answer(503, "UNKNOWN"),
+    ConfigInvalid: Answer(500, "UNKNOWN"),
+}
+
+
+def answer(error: RegistryProxyError) -> Answer:
+    """The row of ``ANSWERS`` for this failure, or for its nearest ancestor."""
+    for kind in type(error).__mro__:
+        row = ANSWERS.get(kind)
+        if row is not None:
+            return row
+    return Answer(500, "UNKNOWN")

@@ -1,0 +1,1 @@
+"""The HTTP client of everything: timeouts, redirects, limits, registry authentication."""

@@ -1,0 +1,1 @@
+"""The words of the OCI specs: digests, names, descriptors, manifests."""

@@ -1,0 +1,53 @@
+"""Digests: the only names that content is kept under (image-spec, "Digests")."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from registry_proxy.errors import DigestInvalid
+
+_HEX_LENGTH = {"sha256": 64, "sha512": 128}
+_HEX = re.compile(r"[0-9a-f]+\Z")
+
+
+class Hasher(Protocol):
+    """A running hash."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Take more bytes."""
+
+    def hexdigest(self) -> str:
+        """The hash of the bytes so far, in lower-case hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A digest of a registered algorithm: ``sha256`` or ``sha512``, the hash in lower-case hexadecimal digits."""
+
+    algorithm: str
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Digest":
+        """Parse ``algorithm:hex``; raises DigestInvalid."""
+        algorithm, colon, digits = text.partition(":")
+        if not colon or _HEX_LENGTH.get(algorithm) != len(digits) or not _HEX.match(digits):
+            raise DigestInvalid(f"not a sha256 or sha512 digest: {text[:160]!r}")
+        return cls(algorithm, digits)
+
+    @classmethod
+    def of(cls, data: bytes, algorithm: str = "sha256") -> "Digest":
+        """The digest of these bytes."""
+        return cls(algorithm, hashlib.new(algorithm, data, usedforsecurity=False).hexdigest())
+
+    def hasher(self) -> Hasher:
+        """A fresh hash of this digest's algorithm."""
+        return hashlib.new(self.algorithm, usedforsecurity=False)
+
+    def matches(self, data: bytes) -> bool:
+        """True if these bytes hash to this digest."""
+        return Digest.of(data, self.algorithm) == self
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"

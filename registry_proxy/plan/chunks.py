@@ -1,0 +1,102 @@
+"""Spans, the chunk grid of a blob, and the slices of chunks that answer a span."""
+
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """A half-open interval of bytes, ``[start, stop)``; never negative, never reversed."""
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise ValueError(f"not a span: [{self.start}, {self.stop})")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Bytes ``[start, stop)`` of the chunk ``index``, counted from the chunk's own first byte."""
+
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Adjacent chunks ``[first, stop)``, fetched by one request."""
+
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How a blob of ``size`` bytes is cut into chunks of ``chunk`` bytes; the last chunk may be short."""
+
+    size: int
+    chunk: int = MIB
+
+    @property
+    def count(self) -> int:
+        """Number of chunks; none for an empty blob."""
+        return -(-self.size // self.chunk)
+
+    def span_of(self, index: int) -> Span:
+        """The bytes of one chunk, counted from the start of the blob."""
+        start = index * self.chunk
+        return Span(start, min(start + self.chunk, self.size))
+
+    def length_of(self, index: int) -> int:
+        """Bytes in one chunk."""
+        return min(self.chunk, self.size - index * self.chunk)
+
+    def span_of_run(self, run: Run) -> Span:
+        """The bytes of a run, counted from the start of the blob."""
+        return Span(run.first * self.chunk, min(run.stop * self.chunk, self.size))
+
+    def touched(self, span: Span) -> range:
+        """The indexes of the chunks that a span within the blob touches."""
+        if span.start == span.stop:
+            return range(0)
+        return range(span.start // self.chunk, -(-span.stop // self.chunk))
+
+    def slices(self, span: Span) -> Iterator[Slice]:
+        """The slices that, put together in order, are the bytes of a span within the blob."""
+        for index in self.touched(span):
+            base = index * self.chunk
+            yield Slice(index, max(span.start - base, 0), min(span.stop - base, self.chunk))
+
+
+def runs(wanted: Iterable[int], present: Container[int], longest: int) -> Iterator[Run]:
+    """Coalesce chunks into runs of at most ``longest`` chunks, leaving out those present.
+
+    ``wanted`` must ascend without repeats. Nothing that was not asked for is ever bridged.
+    """
+    first: int | None = None
+    stop = 0
+    for index in wanted:
+        if index in present:
+            continue
+        if first is not None and (index != stop or stop - first >= longest):
+            yield Run(first, stop)
+            first = None
+        if first is None:
+            first = index
+        stop = index + 1
+    if first is not None:
+        yield Run(first, stop)

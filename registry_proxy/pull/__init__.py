@@ -1,0 +1,1 @@
+"""The heart: blobs read through flights, manifests kept under freshness."""

@@ -1,0 +1,1 @@
+"""Where a flight may fetch from, in order."""

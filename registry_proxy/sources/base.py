@@ -1,0 +1,59 @@
+"""What a flight fetches from.
+
+A source answers one exchange: "these bytes of that blob, please", with a delivery whose span says what really comes. A ranged
+source delivers the span asked for; a range-less one delivers the whole blob from byte 0 (docs/architecture.md, "Sources").
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Repository, SourceHost
+from registry_proxy.plan.chunks import Span
+
+
+class Priority(IntEnum):
+    """Who goes first where connections are scarce; smaller is sooner."""
+
+    FOREGROUND = 0
+    PREFETCH = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPlace:
+    """Where a blob lives: a repository of an upstream, named by its source host."""
+
+    upstream: SourceHost
+    repository: Repository
+    digest: Digest
+
+
+class Delivery(Protocol):
+    """Bytes under way. ``span``: what is coming; ``total``: bytes of the whole blob; ``origin``: the final host that
+    sends them; ``validator``: its ETag, or None."""
+
+    span: Span
+    total: int
+    origin: str
+    validator: str | None
+    ranged: bool
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes of ``span`` in order, in pieces of any size; raises Trouble unless they are exactly that many."""
+
+
+class Source(Protocol):
+    """One place beyond this instance that chunks come from."""
+
+    name: str
+
+    def open(
+        self, place: BlobPlace, span: Span | None, size: int | None, priority: Priority
+    ) -> AbstractAsyncContextManager[Delivery]:
+        """Ask for ``span`` (None: everything) of a blob of ``size`` bytes (None: not known).
+
+        Raises on entry: BlobUnknown, Denied, or Trouble in any form; the delivery's own iteration raises Trouble.
+        """

@@ -1,0 +1,1 @@
+"""Metric definitions and the set-up of structured logs; pure observers of the other rooms."""

@@ -1,0 +1,1 @@
+"""Local places that may hold chunks, and the records kept beside them."""
