@@ -50,6 +50,10 @@ class WriteRefused(RegistryProxyError):
 # --- what is not there, or not for this client -------------------------------------------------------------------------
 
 
+class NoSuchEndpoint(RegistryProxyError):
+    """The path is none of the API's."""
+
+
 class UnknownUpstream(RegistryProxyError):
     """The source host is not in the configured map."""
 
@@ -85,12 +89,20 @@ class UpstreamUnreachable(Trouble):
     """No connection, a cut one, or no answer in time."""
 
 
+class UpstreamDown(UpstreamUnreachable):
+    """No connection could be made at all: the upstream has not seen the request."""
+
+
 class UpstreamBroken(Trouble):
     """The upstream answered nonsense: wrong size, wrong digest, wrong Content-Range, short or endless body, not a registry."""
 
 
 class UpstreamFailed(Trouble):
     """The upstream answered 5xx or 408, or refused the proxy's own account."""
+
+
+class AccountRefused(UpstreamFailed):
+    """The upstream refuses the proxy's own account."""
 
 
 class UpstreamBusy(Trouble):
@@ -125,6 +137,18 @@ class StoreUnusable(RegistryProxyError):
     """The store's directory cannot be used: locked, on a network file system, of another format version."""
 
 
+class StoreTrouble(RegistryProxyError):
+    """The store did not take a chunk; whoever has its bytes serves them from memory. No client ever sees this."""
+
+
+class StoreFull(StoreTrouble):
+    """No space: the disk is full, or more was written than had been reserved."""
+
+
+class StoreBroken(StoreTrouble):
+    """The disk is read-only, fails, or takes too long."""
+
+
 class ConfigInvalid(RegistryProxyError):
     """The configuration is wrong; the text names the file and the key."""
 
@@ -145,6 +169,7 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     RangeTooLarge: Answer(400, "UNSUPPORTED"),
     RangeUnsatisfiable: Answer(416, None),
     WriteRefused: Answer(405, "UNSUPPORTED"),
+    NoSuchEndpoint: Answer(404, "UNSUPPORTED"),
     UnknownUpstream: Answer(404, "NAME_UNKNOWN"),
     NameUnknown: Answer(404, "NAME_UNKNOWN"),
     ManifestUnknown: Answer(404, "MANIFEST_UNKNOWN"),
@@ -153,14 +178,19 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     CatalogDisabled: Answer(404, "UNSUPPORTED"),
     Trouble: Answer(502, "UNKNOWN"),
     UpstreamUnreachable: Answer(502, "UNKNOWN"),
+    UpstreamDown: Answer(502, "UNKNOWN"),
     UpstreamBroken: Answer(502, "UNKNOWN"),
     UpstreamFailed: Answer(502, "UNKNOWN"),
+    AccountRefused: Answer(502, "UNKNOWN"),
     UpstreamBusy: Answer(429, "TOOMANYREQUESTS"),
     Offline: Answer(503, "UNKNOWN"),
     NotSoon: Answer(503, "TOOMANYREQUESTS"),
     NoRoom: Answer(503, "UNKNOWN"),
     ContentCorrupt: Answer(502, "UNKNOWN"),
     StoreUnusable: Answer(503, "UNKNOWN"),
+    StoreTrouble: Answer(503, "UNKNOWN"),
+    StoreFull: Answer(503, "UNKNOWN"),
+    StoreBroken: Answer(503, "UNKNOWN"),
     ConfigInvalid: Answer(500, "UNKNOWN"),
 }
 

@@ -1,1 +1,1 @@
-"""The HTTP client of everything: timeouts, redirects, limits, registry authentication."""
+"""The one HTTP client of everything: timeouts, redirects, limits, registry auth."""

@@ -4,7 +4,7 @@ A source answers one exchange: "these bytes of that blob, please", with a delive
 source delivers the span asked for; a range-less one delivers the whole blob from byte 0 (docs/architecture.md, "Sources").
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,6 +20,24 @@ class Priority(IntEnum):
 
     FOREGROUND = 0
     PREFETCH = 1
+
+
+class Urgency:
+    """How urgent a fetch is; it may become more urgent while it waits for a connection.
+
+    Whoever queues the fetch sets ``raised`` to be told.
+    """
+
+    def __init__(self, priority: Priority) -> None:
+        self.priority = priority
+        self.raised: Callable[[], None] | None = None
+
+    def raise_to(self, priority: Priority) -> None:
+        """Make it at least that urgent."""
+        if priority < self.priority:
+            self.priority = priority
+            if self.raised is not None:
+                self.raised()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +69,7 @@ class Source(Protocol):
     name: str
 
     def open(
-        self, place: BlobPlace, span: Span | None, size: int | None, priority: Priority
+        self, place: BlobPlace, span: Span | None, size: int | None, urgency: Urgency
     ) -> AbstractAsyncContextManager[Delivery]:
         """Ask for ``span`` (None: everything) of a blob of ``size`` bytes (None: not known).
 

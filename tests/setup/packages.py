@@ -20,6 +20,7 @@ NEEDED = (
     "iptables",
     "netavark",
     "nginx-light",
+    "openssl",
     "podman",
     "runc",
     "skopeo",

@@ -1,6 +1,6 @@
-"""The configuration as frozen values. ``registry_proxy.cli`` and the file loader make it; every room gets the part it needs.
+"""The configuration as frozen values. The loader makes it; every room gets the part it needs.
 
-Durations are seconds, sizes are bytes.
+``Seconds`` and ``Size`` are a float and an int that the loader also reads from text (``"5m"``, ``"500GiB"``).
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from registry_proxy.config.units import Seconds, Size
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import MIB
 
@@ -20,13 +21,16 @@ class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_file: Path | None = None
     docker_config: Path | None = None
 
+    def __repr__(self) -> str:
+        return f"Account(username={self.username!r}, …)"  # a configuration in a log line shows no secret
+
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits on every wait for an upstream."""
 
-    connect: float = 5.0
-    header: float = 15.0
-    idle: float = 30.0
+    connect: Seconds = Seconds(5)
+    header: Seconds = Seconds(15)
+    idle: Seconds = Seconds(30)
 
 
 class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +49,7 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redirect_hosts: tuple[str, ...] = ()
     timeouts: Timeouts = Timeouts()
     connections: int = 8
-    tag_fresh: float | None = None
+    tag_fresh: Seconds | None = None
     eager_siblings: bool = True
     catalog: bool = False
     listen: tuple[str, ...] = ()
@@ -55,18 +59,18 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The listener. ``drain``: how long running bodies may finish after SIGTERM."""
 
     listen: tuple[str, ...] = ("127.0.0.1:5000",)
-    header_timeout: float = 30.0
-    idle_timeout: float = 75.0
+    header_timeout: Seconds = Seconds(30)
+    idle_timeout: Seconds = Seconds(75)
     max_ranges: int = 1024
-    drain: float = 20.0
+    drain: Seconds = Seconds(20)
 
 
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The instance's own chunks. ``limit``: bytes on disk; None: a fifth of free space + own use."""
 
     path: Path
-    limit: int | None = None
-    chunk_size: int = MIB
+    limit: Size | None = None
+    chunk_size: Size = Size(MIB)
     open_files: int = 512
 
 
@@ -79,14 +83,14 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     still fetch.
     """
 
-    tag_fresh: float = 60.0
-    miss_remembered: float = 5.0
-    slow: float = 5.0
+    tag_fresh: Seconds = Seconds(60)
+    miss_remembered: Seconds = Seconds(5)
+    slow: Seconds = Seconds(5)
     offline: bool = False
-    patience: float = 20.0
-    read_ahead: int = 8 * MIB
-    sibling_budget: int = 16 << 30
-    orphan_budget: int = 64 << 30
+    patience: Seconds = Seconds(20)
+    read_ahead: Size = Size(8 * MIB)
+    sibling_budget: Size = Size(16 << 30)
+    orphan_budget: Size = Size(64 << 30)
 
 
 class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,49 @@
+"""Proofs that an upstream gives a blob to whoever asks, for upstreams in ``open`` mode.
+
+Facts are what a repository itself has answered, keyed by (upstream, repository, digest). A digest that an upstream gives to
+anonymous clients is public: it may be read through any repository of an open upstream (docs/architecture.md, "Facts").
+"""
+
+from collections.abc import Mapping
+
+from registry_proxy.config import Policy
+from registry_proxy.errors import Offline
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.sources.base import BlobPlace
+from registry_proxy.sources.registry import Registry
+from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.schema import Fact, Public, digest_key
+
+
+class Proofs:
+    """Admits readers to blobs, with as few questions to the upstream as the proofs at hand allow."""
+
+    def __init__(self, registries: Mapping[SourceHost, Registry], records: Records, policy: Policy) -> None:
+        self._registries = registries
+        self._records = records
+        self._policy = policy
+
+    async def admit(self, place: BlobPlace, *, certain: bool) -> tuple[int, bool]:
+        """The blob's size, and whether that is a fact; see ``pull.blobs.Doorkeeper``. Raises BlobUnknown, Denied, Trouble."""
+        key = digest_key(place.upstream, place.repository, place.digest)
+        fact = await self._records.facts.get(key)
+        if fact is not None:
+            return fact.size, True
+        if self._anonymous(place) and (public := await self._records.public.get(str(place.digest))) is not None:
+            return public.size, True
+        if not certain and (hint := await self._records.hints.get(key)) is not None:
+            return hint.size, False
+        if self._policy.offline:
+            raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")
+        size = await self._registries[place.upstream].head_blob(place.repository, place.digest)
+        await self.proved(place, size)
+        return size, True
+
+    async def proved(self, place: BlobPlace, size: int) -> None:
+        """The repository itself has said that it has this blob."""
+        await self._records.facts.put(digest_key(place.upstream, place.repository, place.digest), Fact(size))
+        if self._anonymous(place):
+            await self._records.public.put(str(place.digest), Public(size))
+
+    def _anonymous(self, place: BlobPlace) -> bool:
+        return self._registries[place.upstream].anonymous(place.repository)

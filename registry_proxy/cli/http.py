@@ -1,0 +1,129 @@
+"""Talking to a running instance from the command line: blocking, for use in threads, with a way to stop them all.
+
+The standard library's client is enough here: no credentials, no redirects, one host.
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from registry_proxy.errors import RegistryProxyError
+
+BLOCK: Final = 1 << 20
+"""Bytes of a body held in memory at once."""
+
+_BUSY: Final = (429, 503)
+_ATTEMPTS: Final = 6
+_LONGEST_WAIT: Final = 60.0
+
+
+class InstanceUnreachable(RegistryProxyError):
+    """No instance answers at this URL."""
+
+
+class InstanceRefused(RegistryProxyError):
+    """The instance answered, but not with what was asked for, or broke off."""
+
+
+class Stopped(RegistryProxyError):
+    """``Instance.stop`` was called."""
+
+
+@dataclass(slots=True)
+class Instance:
+    """A running instance at ``url``. Every wait for a byte ends after ``timeout`` seconds."""
+
+    url: str
+    timeout: float = 60.0
+    _open: set[http.client.HTTPConnection] = field(default_factory=set)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def alive(self) -> bool:
+        """True if an instance answers its health URL within two seconds."""
+        try:
+            with self._answer("/healthz", {}, timeout=2.0) as answer:
+                return answer.status == 200
+        except InstanceUnreachable:
+            return False
+
+    def get(self, path: str, headers: dict[str, str], limit: int) -> bytes:
+        """The body at a path, at most ``limit`` bytes; raises InstanceUnreachable, InstanceRefused."""
+        body = bytearray()
+        self.drain(path, headers, body.extend, limit)
+        return bytes(body)
+
+    def drain(self, path: str, headers: dict[str, str], receive: Callable[[bytes], object], limit: int | None = None) -> int:
+        """Hand the body at a path to ``receive`` block by block; the number of bytes.
+
+        A busy instance is asked again when it says so. Raises InstanceUnreachable, InstanceRefused (a status other than 200,
+        fewer bytes than promised, more than ``limit``) or Stopped.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            with self._answer(path, headers, self.timeout) as answer:
+                if answer.status not in _BUSY or attempt == _ATTEMPTS:
+                    return self._body(path, answer, receive, limit)
+                wait = _retry_after(answer)
+            if self._stopped.wait(wait):
+                break
+        raise Stopped("stopped")
+
+    def stop(self) -> None:
+        """End every exchange under way, from any thread."""
+        self._stopped.set()
+        for connection in tuple(self._open):
+            with contextlib.suppress(OSError, AttributeError):  # not connected yet, or just closed
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _answer(self, path: str, headers: dict[str, str], timeout: float) -> Iterator[http.client.HTTPResponse]:
+        url = urlsplit(self.url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.netloc, timeout=timeout)
+        self._open.add(connection)
+        try:
+            if self._stopped.is_set():
+                raise Stopped("stopped")
+            connection.request("GET", url.path + path, headers=headers)
+            yield connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            if self._stopped.is_set():
+                raise Stopped("stopped") from error
+            raise InstanceUnreachable(f"{self.url}: {error or type(error).__name__}") from error
+        finally:
+            self._open.discard(connection)
+            connection.close()
+
+    def _body(
+        self, path: str, answer: http.client.HTTPResponse, receive: Callable[[bytes], object], limit: int | None
+    ) -> int:
+        if answer.status != 200:
+            raise InstanceRefused(_refusal(answer) or f"{self.url}{path} answered {answer.status}")
+        promised, count = answer.length, 0
+        while block := answer.read(BLOCK):
+            count += len(block)
+            if limit is not None and count > limit:
+                raise InstanceRefused(f"{self.url}{path} sent more than {limit} bytes")
+            receive(block)
+        if promised is not None and count != promised:
+            raise InstanceRefused(f"{self.url}{path} broke off after {count} of {promised} bytes")
+        return count
+
+
+def _retry_after(answer: http.client.HTTPResponse) -> float:
+    text = answer.getheader("Retry-After", "")
+    return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdigit() else 5.0
+
+
+def _refusal(answer: http.client.HTTPResponse) -> str | None:
+    """What an OCI error body says (distribution-spec, "Error Codes"), or None if it is none."""
+    try:
+        first = json.loads(answer.read(BLOCK))["errors"][0]
+        return f"{answer.status} {first['code']}: {first['message']}"
+    except (ValueError, LookupError, TypeError):
+        return None

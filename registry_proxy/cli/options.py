@@ -1,0 +1,73 @@
+"""Options that several verbs share."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from registry_proxy.config import Config, Flags, load
+from registry_proxy.config.address import Address
+from registry_proxy.config.rules import check_registry_url
+from registry_proxy.errors import ConfigInvalid
+
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(name=["--config", "-c"], help="Configuration file (TOML); default: $REGISTRY_PROXY_CONFIG, else none."),
+]
+Listen = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--listen", negative="", show_default=False, help="HOST:PORT to listen on; may be repeated. ':5000' is every interface."
+    ),
+]
+StoreDirectory = Annotated[Path | None, Parameter(name="--store", help="Directory of the chunk store.")]
+StoreLimit = Annotated[
+    str | None,
+    Parameter(name="--store-limit", help="Most the store may hold: 500GiB, or 20% of the file system it lies on."),
+]
+Upstreams = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--upstream",
+        negative="",
+        show_default=False,
+        help="NAME=URL: pull images named NAME/… from URL; may be repeated, the same NAME again adds a mirror. Replaces the file's table.",
+    ),
+]
+Server = Annotated[
+    str | None, Parameter(name="--server", help="URL of a running instance; default: the first address it listens on.")
+]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", help="One JSON document on standard output, for programs.")
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Where the configuration comes from: a file, and flags that win over it."""
+
+    config: ConfigFile = None
+    listen: Listen = ()
+    store: StoreDirectory = None
+    store_limit: StoreLimit = None
+    upstream: Upstreams = ()
+
+    def load(self) -> Config:
+        """The configuration; raises ConfigInvalid."""
+        return load(self.config, os.environ, Flags(self.listen, self.store, self.store_limit, self.upstream))
+
+
+NO_FLAGS: Final = Setup()
+
+
+def server_url(given: str | None, config: Config) -> str:
+    """The URL of the instance: as given, else where this configuration listens first; raises ConfigInvalid."""
+    if given is None:
+        return f"http://{Address.parse(config.server.listen[0]).netloc}"
+    try:
+        return check_registry_url(given)
+    except ValueError as error:
+        raise ConfigInvalid(f"--server: {error}") from None

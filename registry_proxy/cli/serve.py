@@ -1,0 +1,59 @@
+"""``registry-proxy serve``: run an instance in the foreground."""
+
+import asyncio
+import os
+import socket
+import sys
+
+from registry_proxy import __version__
+from registry_proxy.cli.options import NO_FLAGS, Setup
+from registry_proxy.config import Config
+from registry_proxy.config.units import size_text
+
+
+def serve(*, setup: Setup = NO_FLAGS) -> None:
+    """Run the proxy until SIGTERM or Ctrl-C.
+
+    For example:
+
+    - `registry-proxy serve`
+    - `registry-proxy serve --listen :5000 --store /var/cache/registry-proxy --store-limit 500GiB`
+    - `registry-proxy serve --config /etc/registry-proxy/proxy.toml`
+    - `registry-proxy serve --upstream gitlab.example=http://127.0.0.1:5001`
+    """
+    config = setup.load()  # first: a mistake in it is told at once
+    from registry_proxy.app import serve as run
+
+    def ready(urls: list[str]) -> None:
+        if sys.stderr.isatty():
+            print(welcome(config, urls), file=sys.stderr, flush=True)
+        notify_systemd(os.environ.get("NOTIFY_SOCKET"))
+
+    asyncio.run(run(config, ready=ready))
+
+
+def welcome(config: Config, urls: list[str]) -> str:
+    """What a person who has just started an instance wants to know next."""
+    limit = size_text(config.store.limit) if config.store.limit is not None else "a fifth of the free space"
+    return f"""\
+registry-proxy {__version__} listens on {", ".join(urls)}
+  store: {config.store.path}, at most {limit}
+  knows: {", ".join(config.upstreams)}
+
+containerd: put this into /etc/containerd/certs.d/_default/hosts.toml
+  [host."{urls[0]}"]
+    capabilities = ["pull", "resolve"]
+other clients: registry-proxy hosts podman (or docker, stargz, soci, nydus, apptainer, k3s)
+try it:        curl {urls[0]}/readyz
+               podman pull --tls-verify=false {urls[0].partition("//")[2]}/docker.io/library/alpine
+"""
+
+
+def notify_systemd(address: str | None) -> None:
+    """Tell systemd that the service is up: sd_notify(3), one datagram. ``address``: $NOTIFY_SOCKET; None: nobody listens."""
+    if not address:
+        return
+    path = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+        notifier.connect(path)
+        notifier.sendall(b"READY=1")

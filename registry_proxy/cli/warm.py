@@ -1,0 +1,154 @@
+"""``registry-proxy warm``: pull images into the cache before somebody needs them."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Self, TypeVar
+
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from registry_proxy.cli.http import Instance, InstanceUnreachable
+from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, server_url
+from registry_proxy.cli.output import print_json
+from registry_proxy.cli.platforms import Wanted
+from registry_proxy.cli.warming import Warmed, Watcher, warm_image
+from registry_proxy.config import Config
+from registry_proxy.config.units import size_text
+from registry_proxy.errors import BadRequest, ConfigInvalid, ManifestUnknown
+from registry_proxy.oci.names import ImageName
+
+T = TypeVar("T")
+
+
+def warm(
+    *images: Annotated[str, Parameter(name="IMAGE", help="Image names as for podman or docker: HOST/REPOSITORY[:TAG][@DIGEST].")],
+    platform: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", show_default=False, help="OS/ARCHITECTURE[/VARIANT], may be repeated, or all; default: this machine's."),
+    ] = (),
+    server: Server = None,
+    json: Json = False,
+    setup: Setup = NO_FLAGS,
+) -> int:
+    """Pull manifests and layers of images into the cache.
+
+    A running instance does it; if none listens where the configuration says, one runs for as long as this takes.
+
+    For example:
+
+    - `registry-proxy warm docker.io/library/alpine:3.20`
+    - `registry-proxy warm --platform linux/amd64 --platform linux/arm64 quay.io/centos/centos:stream9`
+    - `registry-proxy warm --server http://cache.example:5000 --json ghcr.io/example/analysis:latest`
+    """
+    if not images:
+        raise ConfigInvalid("warm: name at least one image")
+    config = setup.load()
+    names = [_image(text) for text in images]
+    wanted = [Wanted.parse(text) for text in platform] or [Wanted.here()]
+
+    def work(instance: Instance) -> list[Warmed]:
+        with _Bars() as bars:
+            return [warm_image(instance, name, wanted, bars) for name in names]
+
+    found = asyncio.run(through_instance(config, server, work))
+    if json:
+        print_json({"images": [asdict(one) for one in found]})
+    else:
+        _summary(found)
+    return 1 if any(one.error for one in found) else 0
+
+
+async def through_instance(config: Config, server: str | None, work: Callable[[Instance], T]) -> T:
+    """Run blocking work against the instance at ``server``, else the configured one, else one of our own; what it returns.
+
+    Raises InstanceUnreachable if ``server`` is given and nobody answers there.
+    """
+    instance = Instance(server_url(server, config))
+    if await asyncio.to_thread(instance.alive):
+        return await _stoppable(instance, work)
+    if server is not None:
+        raise InstanceUnreachable(f"no instance answers at {instance.url}")
+    return await _through_own(config, work)
+
+
+async def _through_own(config: Config, work: Callable[[Instance], T]) -> T:
+    """Run the work against an instance in this process, on a free loopback port, with the same store and upstreams."""
+    from registry_proxy.app import serve
+
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(serve(alone(config), ready=lambda urls: ready.set_result(urls[0])))
+    try:
+        await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()  # why it did not start
+            raise KeyboardInterrupt
+        worker = asyncio.create_task(_stoppable(Instance(ready.result()), work))
+        try:
+            await asyncio.wait({running, worker}, return_when=asyncio.FIRST_COMPLETED)
+            if not worker.done():  # serve() takes Ctrl-C and returns
+                raise KeyboardInterrupt
+            return worker.result()
+        finally:
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _stoppable(instance: Instance, work: Callable[[Instance], T]) -> T:
+    """Run the work in a thread; if we are cancelled, its exchanges end and so does the thread."""
+    try:
+        return await asyncio.to_thread(work, instance)
+    finally:
+        instance.stop()
+
+
+def alone(config: Config) -> Config:
+    """The configuration with one listener only, on a free loopback port."""
+    quiet = {host: msgspec.structs.replace(upstream, listen=()) for host, upstream in config.upstreams.items()}
+    return msgspec.structs.replace(
+        config, upstreams=quiet, server=msgspec.structs.replace(config.server, listen=("127.0.0.1:0",), drain=0.0)
+    )
+
+
+def _image(text: str) -> ImageName:
+    try:
+        return ImageName.parse(text)
+    except (BadRequest, ManifestUnknown) as error:
+        raise ConfigInvalid(f"{text[:160]}: {error}") from None
+
+
+def _summary(found: list[Warmed]) -> None:
+    for one in found:
+        what = f"{one.manifests} manifests, {one.blobs} blobs, {size_text(one.bytes)} in {one.seconds:.1f} s"
+        print(f"{one.image}: {what}" + (f"; failed: {one.error}" if one.error else ""))
+
+
+class _Bars(Watcher):
+    """A progress bar per image on standard error, where that is a terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def image(self, name: str) -> None:
+        self._tasks[name] = self._progress.add_task(name, total=None)
+
+    def expect(self, name: str, count: int) -> None:
+        self._progress.update(self._tasks[name], total=count)
+
+    def advance(self, name: str, count: int) -> None:
+        self._progress.advance(self._tasks[name], count)

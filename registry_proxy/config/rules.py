@@ -1,0 +1,163 @@
+"""What a configuration must obey beyond its types. Each rule yields ``(key, problem)``; no rule looks at the disk or repeats a secret."""
+
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
+
+from registry_proxy.config.address import Address
+from registry_proxy.config.values import Account, Config, Policy, Server, Store, Timeouts, Upstream
+from registry_proxy.errors import BadRequest, UpstreamBroken
+from registry_proxy.plan.chunks import MIB
+from registry_proxy.plan.origins import Origin
+
+Problem = tuple[str, str]
+
+_REPOSITORY_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]+\Z")
+_HOST_PATTERN = re.compile(r"[a-zA-Z0-9.*?\[\]!:-]+\Z")
+
+
+def problems(config: Config) -> Iterator[Problem]:
+    """Everything wrong with a configuration, section by section."""
+    yield from _below("server", _server(config.server))
+    yield from _below("store", _store(config.store))
+    yield from _below("policy", _policy(config.policy))
+    for host, upstream in config.upstreams.items():
+        yield from _below(f'upstream."{host}"', _upstream(upstream, config.server))
+    yield from _listeners(config)
+    if not config.upstreams:
+        yield "upstream", "no upstream is configured and default_upstreams is off"
+
+
+def check_registry_url(url: str) -> str:
+    """A registry's base URL without a trailing slash; raises ValueError, which repeats nothing of the URL but its scheme."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http:// or https:// URL")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL carries no user name or password: use the account table")
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        raise ValueError("a URL of a registry has no query and no fragment")
+    if parts.path.rstrip("/").endswith("/v2"):
+        raise ValueError("leave out the /v2: it is added")
+    try:
+        Origin.of(url)
+    except UpstreamBroken:
+        raise ValueError("the host, the port or a character of it is malformed") from None
+    return url.rstrip("/")
+
+
+def _server(server: Server) -> Iterator[Problem]:
+    if not server.listen:
+        yield "listen", "at least one address"
+    yield from _addresses(server.listen)
+    yield from _positive(server, "header_timeout", "idle_timeout", "max_ranges")
+    yield from _not_negative(server, "drain")
+
+
+def _store(store: Store) -> Iterator[Problem]:
+    if store.limit is not None and store.limit < 16 * store.chunk_size:
+        yield "limit", "a store holds at least 16 chunks"
+    if store.chunk_size & (store.chunk_size - 1) or not MIB // 16 <= store.chunk_size <= 16 * MIB:
+        yield "chunk_size", "a power of two between 64KiB and 16MiB"
+    yield from _positive(store, "open_files")
+
+
+def _policy(policy: Policy) -> Iterator[Problem]:
+    yield from _not_negative(policy, "tag_fresh", "miss_remembered", "read_ahead", "sibling_budget", "orphan_budget")
+    yield from _positive(policy, "slow", "patience")
+    if policy.miss_remembered > 5:
+        yield "miss_remembered", "at most 5s: a fresh push must not stay unseen"
+
+
+def _upstream(upstream: Upstream, server: Server) -> Iterator[Problem]:
+    yield from _urls(upstream)
+    yield from _addresses(upstream.listen)
+    yield from _patterns("repositories", upstream.repositories, _REPOSITORY_PATTERN)
+    yield from _patterns("realms", upstream.realms, _HOST_PATTERN)
+    yield from _patterns("redirect_hosts", upstream.redirect_hosts, _HOST_PATTERN)
+    yield from _positive(upstream, "connections")
+    yield from _below("timeouts", _timeouts(upstream.timeouts))
+    if upstream.tag_fresh is not None:
+        yield from _not_negative(upstream, "tag_fresh")
+    if upstream.account is not None:
+        yield from _below("account", _account(upstream.account))
+        yield from _exposure(upstream, server)
+
+
+def _urls(upstream: Upstream) -> Iterator[Problem]:
+    if not upstream.urls:
+        yield "urls", "at least one URL"
+    named = [(f"urls[{index}]", url) for index, url in enumerate(upstream.urls)]
+    if upstream.forward_proxy is not None:
+        named.append(("forward_proxy", upstream.forward_proxy))
+    for key, url in named:
+        try:
+            check_registry_url(url)
+        except ValueError as error:
+            yield key, str(error)
+
+
+def _account(account: Account) -> Iterator[Problem]:
+    ways = [name for name in ("password", "password_file", "docker_config") if getattr(account, name)]
+    if len(ways) != 1:
+        yield "password", "an account has one of password, password_file, docker_config"
+    elif not account.username and "docker_config" not in ways:
+        yield "username", "missing"
+
+
+def _exposure(upstream: Upstream, server: Server) -> Iterator[Problem]:
+    """What an account can read, everyone who reaches an open upstream can: beyond loopback that must be spelled out."""
+    if upstream.repositories:
+        return
+    for address in (*server.listen, *upstream.listen):
+        if _is_address(address) and not Address.parse(address).is_loopback:
+            yield (
+                "repositories",
+                f"name the repositories that the account may serve: {address} is open to other machines",
+            )
+            return
+
+
+def _timeouts(timeouts: Timeouts) -> Iterator[Problem]:
+    yield from _positive(timeouts, "connect", "header", "idle")
+
+
+def _listeners(config: Config) -> Iterator[Problem]:
+    seen = set(config.server.listen)
+    for host, upstream in config.upstreams.items():
+        for address in upstream.listen:
+            if address in seen and not address.endswith(":0"):
+                yield f'upstream."{host}".listen', f"{address} is already taken by another listener"
+            seen.add(address)
+
+
+def _addresses(listen: Iterable[str]) -> Iterator[Problem]:
+    for index, address in enumerate(listen):
+        if not _is_address(address):
+            yield f"listen[{index}]", f'{address!r} is not an address such as "127.0.0.1:5000"'
+
+
+def _is_address(text: str) -> bool:
+    try:
+        Address.parse(text)
+    except (ValueError, BadRequest):
+        return False
+    return True
+
+
+def _patterns(key: str, patterns: Iterable[str], allowed: re.Pattern[str]) -> Iterator[Problem]:
+    for index, pattern in enumerate(patterns):
+        if not allowed.match(pattern) or pattern.startswith("/"):
+            yield f"{key}[{index}]", f"{pattern!r} is not a pattern"
+
+
+def _positive(section: object, *keys: str) -> Iterator[Problem]:
+    yield from ((key, "more than 0") for key in keys if not getattr(section, key) > 0)
+
+
+def _not_negative(section: object, *keys: str) -> Iterator[Problem]:
+    yield from ((key, "not less than 0") for key in keys if not getattr(section, key) >= 0)
+
+
+def _below(prefix: str, found: Iterable[Problem]) -> Iterator[Problem]:
+    yield from ((f"{prefix}.{key}", problem) for key, problem in found)

@@ -1,0 +1,231 @@
+"""Exchanges with an upstream: mirrors in order, retries, a slot, authorization, redirects.
+
+===========  =========================================================================================================
+layer        what it adds
+===========  =========================================================================================================
+``ask``      walks the mirrors; "not there" counts only if every mirror says so
+``_retry``   tries a mirror again after what may pass; never once a body has begun
+``_hold``    a slot for each try, given back when the response is closed; a metric for each try
+``_admit``   answers a 401 once, with the slot given back while a token is fetched (or tokens could wait for each other)
+``_follow``  redirects by hand, credentials only for the mirror itself; a signed URL that is over is asked for once more
+===========  =========================================================================================================
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlencode
+
+import stamina
+
+from registry_proxy.config import Upstream
+from registry_proxy.errors import (
+    BlobUnknown,
+    ManifestUnknown,
+    NameUnknown,
+    RegistryProxyError,
+    Trouble,
+    UpstreamBroken,
+    UpstreamDown,
+    UpstreamFailed,
+)
+from registry_proxy.net.auth import Authenticator
+from registry_proxy.net.client import Client
+from registry_proxy.net.finals import Finals
+from registry_proxy.net.mirrors import Mirrors
+from registry_proxy.net.response import Response
+from registry_proxy.net.slots import Slots, Urgent
+from registry_proxy.oci.names import Repository, SourceHost
+from registry_proxy.plan.challenges import parse_challenges
+from registry_proxy.plan.origins import Origin, redirect_target
+from registry_proxy.plan.ratelimit import RateLimit, parse_rate_limit
+from registry_proxy.plan.refusals import may_pass, parse_retry_after, refusal, weight
+from registry_proxy.telemetry.metrics import Metrics
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_EXPIRED: Final = frozenset({401, 403})
+_GONE: Final = _EXPIRED | {400, 404, 410}  # S3 says 400 for the expired token inside a signature
+_MAX_REDIRECTS = 5
+_MAX_ERROR = 64 * 1024
+_TRIES = 3
+_TRY_FOR = 10.0
+"""Seconds after which a failure is not retried: a client that waits 30 s for headers has other mirrors to try, too."""
+_META_SLOTS = 4
+
+Missing = type[BlobUnknown] | type[ManifestUnknown] | type[NameUnknown] | type[UpstreamBroken]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request. ``path``: below the registry's root, ``/v2/…``; ``missing``: what a 404 means; ``accept``: statuses
+    that the caller wants to see, all others are raised; ``blob``: it waits for a blob slot, as urgently as ``urgency`` says."""
+
+    path: str
+    missing: Missing
+    method: str = "GET"
+    repository: Repository | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    accept: frozenset[int] = frozenset({200})
+    blob: bool = False
+    urgency: Urgent | None = None
+
+    def url(self, mirror: str) -> str:
+        """The URL to ask a mirror for."""
+        return f"{mirror}{self.path}" + (f"?{urlencode(self.query)}" if self.query else "")
+
+
+class UpstreamClient:
+    """Everything that is said to one upstream. ``rate_limit``: what Docker Hub said last about what is left, or None."""
+
+    def __init__(self, name: SourceHost, settings: Upstream, metrics: Metrics) -> None:
+        self.name = name
+        self.settings = settings
+        self.rate_limit: RateLimit | None = None
+        self._metrics = metrics
+        self._client = Client(settings)
+        self._mirrors = Mirrors(settings.urls)
+        self._blob_slots = Slots(settings.connections)
+        self._meta_slots = Slots(_META_SLOTS)
+        self._auth = Authenticator(settings, self._client, self._meta_slots)
+        self._finals = Finals()
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do: connections are made when they are needed."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    def scheme(self) -> str | None:
+        """The authorization scheme that the upstream has asked for so far, or None."""
+        return next(filter(None, (self._auth.scheme(Origin.of(url)) for url in self.settings.urls)), None)
+
+    @asynccontextmanager
+    async def ask(self, ask: Ask) -> AsyncIterator[Response]:
+        """The response of the first mirror that has one. Raises what the heaviest failure was: trouble, ``Denied``, ``ask.missing``."""
+        async with AsyncExitStack() as stack:
+            yield await self._first_answer(ask, stack)
+
+    async def _first_answer(self, ask: Ask, stack: AsyncExitStack) -> Response:
+        failures: list[RegistryProxyError] = []
+        mirrors = self._mirrors.ordered()
+        for mirror in mirrors:
+            try:
+                response = await self._retry(ask, mirror, stack, last=mirror == mirrors[-1])
+            except RegistryProxyError as error:
+                failures.append(error)
+            else:
+                return response
+        raise max(failures, key=weight)  # the first of the heaviest
+
+    async def _retry(self, ask: Ask, mirror: str, stack: AsyncExitStack, *, last: bool) -> Response:
+        def hope(error: Exception) -> bool | float:
+            return may_pass(error) if last or not isinstance(error, UpstreamDown) else False
+
+        async for attempt in stamina.retry_context(
+            hope, attempts=_TRIES, timeout=_TRY_FOR, wait_max=2.0, wait_jitter=0.3
+        ):
+            with attempt:
+                return await stack.enter_async_context(self._hold(ask, mirror))
+        raise AssertionError("stamina returns or raises")
+
+    @asynccontextmanager
+    async def _hold(self, ask: Ask, mirror: str) -> AsyncIterator[Response]:
+        async with AsyncExitStack() as stack:
+            try:
+                response = await self._admit(ask, mirror, stack)
+            except Trouble as error:
+                self._metrics.upstream_error(self.name, type(error).__name__)
+                raise
+            self._metrics.upstream_latency(self.name, response.seconds)
+            yield response
+
+    async def _admit(self, ask: Ask, mirror: str, stack: AsyncExitStack) -> Response:
+        origin = Origin.of(mirror)
+        slots = self._blob_slots if ask.blob else self._meta_slots
+        for challenged in (False, True):
+            header = await self._auth.header(origin, ask.repository)
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(slots.slot(ask.urgency))
+                response = await self._follow(ask, mirror, header, held)
+                self.rate_limit = parse_rate_limit(response.headers) or self.rate_limit
+                if response.status in ask.accept:
+                    await stack.enter_async_context(held.pop_all())
+                    return response
+                body = await response.read_start(_MAX_ERROR)
+                if challenged or not self._learn(ask, origin, response):
+                    raise self._refusal(ask, origin, response, body)
+        raise AssertionError("the second try returns or raises")
+
+    def _learn(self, ask: Ask, mirror: Origin, response: Response) -> bool:
+        """True if another try, now that the challenge is known, may be let in."""
+        if response.status != 401 or response.origin != mirror:
+            return False
+        return self._auth.learn(mirror, ask.repository, parse_challenges(response.all("WWW-Authenticate")))
+
+    def _refusal(self, ask: Ask, mirror: Origin, response: Response, body: bytes) -> RegistryProxyError:
+        subject = f"{self.name}: {ask.method} {ask.path} at {response.origin}"
+        if response.origin != mirror and response.status in {401, 403}:
+            return UpstreamFailed(f"{subject}: {response.status} to the URL that {mirror} gave out")
+        retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        account = self._auth.uses_account(ask.repository)
+        return refusal(response.status, body, retry_after, subject=subject, missing=ask.missing, account=account)
+
+    async def _follow(self, ask: Ask, mirror: str, header: str | None, stack: AsyncExitStack) -> Response:
+        """The response at the end of the redirects: where it was found lately, else asked anew, at most twice."""
+        asked = ask.url(mirror)
+        found = self._finals.get(ask.method, asked) if ask.blob else None
+        starts = [(found, _GONE)] if found else []
+        for start, again in (*starts, (asked, _EXPIRED), (asked, frozenset[int]())):
+            async with AsyncExitStack() as walked:
+                try:
+                    response = await self._walk(ask, mirror, header, start, walked)
+                except Trouble:
+                    self._finals.forget(ask.method, asked)
+                    raise
+                if response.origin != Origin.of(mirror):
+                    if response.status in again:
+                        self._finals.forget(ask.method, asked)
+                        continue
+                    if ask.blob and response.status in {200, 206} and start == asked:
+                        self._finals.remember(ask.method, asked, response.url)
+                await stack.enter_async_context(walked.pop_all())
+                return response
+        raise AssertionError("the last start returns or raises")
+
+    async def _walk(self, ask: Ask, mirror: str, header: str | None, url: str, stack: AsyncExitStack) -> Response:
+        origin = Origin.of(mirror)
+        patterns = self.settings.redirect_hosts
+        for _ in range(1 + _MAX_REDIRECTS):
+            own = Origin.of(url) == origin
+            headers = {**ask.headers, "Authorization": header} if own and header else ask.headers
+            async with AsyncExitStack() as hop:
+                with self._watched(mirror if own else None):
+                    sending = self._client.send(ask.method, url, headers, by=origin, patterns=patterns)
+                    response = await hop.enter_async_context(sending)
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or location is None:
+                    await stack.enter_async_context(hop.pop_all())
+                    return response
+                await response.read_start(_MAX_ERROR)  # so that the connection can be used again
+                url = redirect_target(origin, url, location, patterns)
+        raise UpstreamBroken(f"{origin} redirects more than {_MAX_REDIRECTS} times")
+
+    @contextmanager
+    def _watched(self, mirror: str | None) -> Iterator[None]:
+        """Note whether a mirror (None: another host, which says nothing about one) takes connections."""
+        try:
+            yield
+        except UpstreamDown:
+            if mirror is not None:
+                self._mirrors.mark_down(mirror)
+            raise
+        if mirror is not None:
+            self._mirrors.mark_up(mirror)

@@ -1,0 +1,48 @@
+"""How much one request to a source asks for, and how far ahead of a reader to fetch."""
+
+from collections import OrderedDict
+
+from registry_proxy.plan.chunks import Span
+
+RUN_SECONDS = 2.0
+"""A run should take about this long, so that a reader who jumps into it never waits much longer."""
+
+FIRST_RUN = 8 << 20
+"""Bytes of a run while the speed of the source is unknown."""
+
+LONGEST_RUN = 64 << 20
+"""Bytes: longer runs save no round trips that count, and would hold a connection slot for long."""
+
+
+def run_chunks(bytes_per_second: float | None, chunk: int) -> int:
+    """Chunks in one run at this speed (None: not known yet); at least two, so that a request always overlaps the next."""
+    wanted = FIRST_RUN if bytes_per_second is None else int(bytes_per_second * RUN_SECONDS)
+    return max(2, min(wanted, LONGEST_RUN) // chunk)
+
+
+class Trail:
+    """Where recent reads of one blob ended, to tell sequential readers from others.
+
+    A read that starts where an earlier one stopped continues it; the trail remembers how many bytes were read in one line.
+    """
+
+    def __init__(self, remembered: int = 32) -> None:
+        self._ends: OrderedDict[int, int] = OrderedDict()
+        self._remembered = remembered
+
+    def follow(self, span: Span) -> int:
+        """Note a read; the bytes read in one line so far, this read included."""
+        line = self._ends.pop(span.start, 0) + len(span)
+        self._ends[span.stop] = line
+        while len(self._ends) > self._remembered:
+            self._ends.popitem(last=False)
+        return line
+
+
+def ahead(line: int, chunk: int, bound: int) -> int:
+    """Chunks to fetch beyond a read that has gone on for ``line`` bytes in one line.
+
+    Nothing before a whole chunk was read in one line (a blind read-ahead buys what nobody reads), then as much again as
+    was read, up to ``bound`` bytes: the window doubles each time the reader catches up with it.
+    """
+    return min(line, bound) // chunk if line >= chunk else 0

@@ -1,0 +1,197 @@
+"""Blobs: from where one lives to something that can be read."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import structlog
+
+from registry_proxy.config import Policy, Upstream
+from registry_proxy.errors import BlobUnknown, Denied, RegistryProxyError, Trouble
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.plan.ranges import Part
+from registry_proxy.pull.flights import BlobFlights, Heart
+from registry_proxy.pull.hints import Hints
+from registry_proxy.pull.landing import BlobLanding
+from registry_proxy.pull.orphans import Orphans
+from registry_proxy.pull.pieces import Piece
+from registry_proxy.pull.reader import Reader
+from registry_proxy.sources.base import BlobPlace, Source
+from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.store import ChunkStore
+
+_log = structlog.get_logger()
+
+_OPEN_BLOBS = 4096
+"""Blobs whose size and permission are kept at hand."""
+
+
+class Doorkeeper(Protocol):
+    """Who may read what (the ``access`` room)."""
+
+    async def admit(self, place: BlobPlace, *, certain: bool) -> tuple[int, bool]:
+        """The size of a blob that may be read at that place, and whether that is a fact; if not, it is what the
+        repository's own manifest claims, and nothing but a fetch from that repository may serve it.
+
+        ``certain``: ask the upstream rather than believe a manifest. Raises BlobUnknown, Denied or Trouble.
+        """
+
+    async def proved(self, place: BlobPlace, size: int) -> None:
+        """The repository itself has just begun to send this blob."""
+
+
+class OpenBlob:
+    """A blob that its reader may read, of known size."""
+
+    def __init__(self, place: BlobPlace, size: int, flights: BlobFlights, store: ChunkStore, read_ahead: int) -> None:
+        self.place = place
+        self.digest = place.digest
+        self.size = size
+        self._flights = flights
+        self._store = store
+        self._read_ahead = read_ahead
+
+    def hit(self, span: Span) -> Piece | None:
+        """The span as one piece, if it lies in one chunk that is here now; the caller closes the chunk. Never waits."""
+        flights = self._flights
+        index = span.start // flights.grid.chunk
+        base = index * flights.grid.chunk
+        if span.stop > base + flights.grid.chunk or span.start == span.stop:
+            return None
+        if not flights.landing.verified and not self._store.missing(self.digest, flights.grid):
+            return None  # complete, but not verified yet: the reader does that before it serves the end
+        chunk = self._store.open_chunk(self.digest, flights.grid, index)
+        return Piece(chunk, span.start - base, span.stop - base, "store") if chunk is not None else None
+
+    def read(self, parts: Sequence[Part]) -> Reader:
+        """A reader of these parts, to be used as an async context manager."""
+        return Reader(self._flights, parts, self._read_ahead)
+
+
+class Blobs:
+    """Every blob that can be read through this instance."""
+
+    def __init__(
+        self,
+        doorkeeper: Doorkeeper,
+        store: ChunkStore,
+        records: Records,
+        sources: Sequence[Source],
+        upstreams: Mapping[SourceHost, Upstream],
+        policy: Policy,
+        metrics: Metrics,
+    ) -> None:
+        self._doorkeeper = doorkeeper
+        self._store = store
+        self._records = records
+        self._upstreams = upstreams
+        self._policy = policy
+        self._metrics = metrics
+        self._hints = Hints(records)
+        self._open: OrderedDict[BlobPlace, OpenBlob] = OrderedDict()
+        self._flights: WeakValueDictionary[tuple[Digest, int], BlobFlights] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heart = Heart(
+            store=store,
+            sources=() if policy.offline else sources,
+            policy=policy,
+            metrics=metrics,
+            orphans=Orphans(policy.orphan_budget),
+            flying=set(),
+            delivered=lambda place, size: self._later(self._proved(place, size)),
+            learned_rangeless=lambda place: self._later(self._start_siblings(place)),
+        )
+
+    async def open(self, place: BlobPlace, *, certain: bool = False) -> OpenBlob:
+        """A blob of this repository. ``certain``: only if the repository itself has said that it has it.
+
+        Raises BlobUnknown, Denied or Trouble.
+        """
+        known = self._open.get(place)
+        if known is not None:
+            self._open.move_to_end(place)
+            return known
+        size, proved = await self._doorkeeper.admit(place, certain=certain)
+        if not proved and self._store.missing(place.digest, self._store.grid(size)) < self._store.grid(size).count:
+            size, proved = await self._doorkeeper.admit(place, certain=True)
+        blob = OpenBlob(place, size, await self._blob_flights(place, size), self._store, self._policy.read_ahead)
+        if proved:
+            self._remember(blob)
+        return blob
+
+    async def open_anywhere(self, digest: Digest, *, certain: bool = False) -> OpenBlob:
+        """A blob that was asked for without an upstream: from the first of its known places that admits it."""
+        said: RegistryProxyError = BlobUnknown(f"{digest} was not seen yet in any repository; name its registry with ?ns=")
+        for place in await self._hints.places(digest):
+            if place.upstream not in self._upstreams:
+                continue
+            try:
+                return await self.open(place, certain=certain)
+            except (BlobUnknown, Denied, Trouble) as error:
+                said = error
+        raise said
+
+    async def close(self) -> None:
+        """Stop every flight; what has landed stays."""
+        for flights in list(self._heart.flying):
+            await flights.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _remember(self, blob: OpenBlob) -> None:
+        self._open[blob.place] = blob
+        while len(self._open) > _OPEN_BLOBS:
+            self._open.popitem(last=False)
+
+    async def _blob_flights(self, place: BlobPlace, size: int) -> BlobFlights:
+        """The flights of a blob; keyed by size too, so that a manifest that lies about it harms only its own readers."""
+        verified = await self._records.verified.get(str(place.digest))
+        flights = self._flights.get((place.digest, size))
+        if flights is None:
+            grid = self._store.grid(size)
+            landing = BlobLanding(place.digest, grid, self._store, self._records, self._metrics, verified)
+            flights = BlobFlights(place, grid, landing, self._heart)
+            self._flights[place.digest, size] = flights
+        return flights
+
+    async def _proved(self, place: BlobPlace, size: int) -> None:
+        await self._doorkeeper.proved(place, size)
+        await self._hints.note_place(place)
+        flights = self._flights.get((place.digest, size))
+        if flights is not None and place not in self._open:
+            self._remember(OpenBlob(place, size, flights, self._store, self._policy.read_ahead))
+
+    async def _start_siblings(self, place: BlobPlace) -> None:
+        """A lazy client reads the end of every layer: on a range-less upstream their downloads have to start now.
+
+        Smallest first, within the budget of one image.
+        """
+        if not self._upstreams[place.upstream].eager_siblings:
+            return
+        budget = self._policy.sibling_budget
+        for sibling in await self._hints.siblings(place):
+            if sibling.size > budget:
+                return
+            budget -= sibling.size
+            flights = await self._blob_flights(replace(place, digest=sibling.digest), sibling.size)
+            flights.adopt()
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        """Run something that nobody waits for; ``close`` ends it."""
+        task = asyncio.create_task(self._quietly(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _quietly(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except RegistryProxyError as error:
+            _log.warning("blobs.background_failed", error=str(error))
+

@@ -1,0 +1,68 @@
+"""Lists: tags, referrers, repositories. They come from the upstream each time: an old list misleads more than none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from registry_proxy.config import Policy, Upstream
+from registry_proxy.errors import CatalogDisabled, ManifestUnknown, NameUnknown, Offline, UpstreamBroken
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Repository, SourceHost, Tag
+from registry_proxy.pull.manifests import Manifests
+from registry_proxy.sources.registry import NamePage, Registry
+
+
+class _Index(msgspec.Struct):
+    manifests: list[dict[str, Any]] | None = None
+
+
+class Discovery:
+    """The lists of every upstream."""
+
+    def __init__(
+        self,
+        registries: Mapping[SourceHost, Registry],
+        upstreams: Mapping[SourceHost, Upstream],
+        manifests: Manifests,
+        policy: Policy,
+    ) -> None:
+        self._registries = registries
+        self._upstreams = upstreams
+        self._manifests = manifests
+        self._policy = policy
+
+    async def tags(self, upstream: SourceHost, repository: Repository, n: int | None, last: str | None) -> NamePage:
+        """At most ``n`` tags after ``last``; raises NameUnknown, Denied or Trouble."""
+        self._not_offline()
+        return await self._registries[upstream].tags(repository, n, last)
+
+    async def catalog(self, upstream: SourceHost, n: int | None, last: str | None) -> NamePage:
+        """At most ``n`` repositories after ``last``; raises CatalogDisabled, Denied or Trouble."""
+        if not self._upstreams[upstream].catalog:
+            raise CatalogDisabled(f"the catalog of {upstream} is not configured to be listed")
+        self._not_offline()
+        return await self._registries[upstream].catalog(n, last)
+
+    async def referrers(self, upstream: SourceHost, repository: Repository, digest: Digest) -> list[dict[str, Any]]:
+        """Descriptors of the manifests that refer to this one; raises Denied or Trouble.
+
+        Where the upstream has no referrers API, the index under the tag that stands in for it is read (distribution-spec,
+        "Referrers Tag Schema"). Empty only if the upstream says so: trouble must not look like "unsigned".
+        """
+        self._not_offline()
+        body = await self._registries[upstream].referrers(repository, digest)
+        if body is None:
+            try:
+                tag = Tag(f"{digest.algorithm}-{digest.hex}"[:128])
+                body = (await self._manifests.get(upstream, repository, tag)).body
+            except (ManifestUnknown, NameUnknown):
+                return []
+        try:
+            return msgspec.json.decode(body, type=_Index).manifests or []
+        except msgspec.DecodeError as error:
+            raise UpstreamBroken(f"{upstream} sent referrers that are no image index: {error}") from error
+
+    def _not_offline(self) -> None:
+        if self._policy.offline:
+            raise Offline("the proxy is offline, and lists are not kept")

@@ -1,0 +1,328 @@
+"""All that is under way for one blob: the wishes of its readers, the flights that serve them, the waiters for each chunk.
+
+A reader that misses a chunk waits for it here. ``pump`` turns wishes into flights: adjacent missing chunks become one run,
+nothing is fetched that a flight is bringing already, and until it is known whether the upstream has ranges only one flight
+asks. Everything between two awaits is atomic, so there are no locks.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from registry_proxy.config import Policy
+from registry_proxy.errors import NoRoom, NotSoon, RegistryProxyError, Trouble, UpstreamUnreachable
+from registry_proxy.plan.chunks import Grid, Run, Span
+from registry_proxy.plan.readahead import Trail, run_chunks
+from registry_proxy.pull.flight import Flight
+from registry_proxy.pull.landing import BlobLanding
+from registry_proxy.pull.orphans import Orphans
+from registry_proxy.pull.wish import Wish
+from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Source, Urgency
+from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.tiers.base import Chunk, MemoryChunk
+from registry_proxy.tiers.store import ChunkStore, Room
+
+_log = structlog.get_logger()
+
+_PARALLEL = 4
+"""Flights at once for one wish: enough to hide the round trips of scattered reads."""
+
+_STALL = 120.0
+"""Seconds a reader waits for one chunk at the most, whatever its flight estimates."""
+
+_LINGER = 2.0
+"""Seconds that the read-ahead of a sequential reader stays wanted between two of its requests."""
+
+_WINDOW = 8
+"""Chunks that a flight without room in the store keeps in memory for readers that lag."""
+
+_LAGGARD = 10.0
+"""Seconds that such a flight waits for a reader who does not take its chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heart:
+    """What the flights of all blobs share."""
+
+    store: ChunkStore
+    sources: Sequence[Source]
+    policy: Policy
+    metrics: Metrics
+    orphans: Orphans
+    flying: set["BlobFlights"]  # keeps those with running flights alive
+    delivered: Callable[[BlobPlace, int], None]
+    learned_rangeless: Callable[[BlobPlace], None]
+
+
+class BlobFlights:
+    """The wishes, flights and waiters of one blob."""
+
+    def __init__(self, place: BlobPlace, grid: Grid, landing: BlobLanding, heart: Heart) -> None:
+        self.place = place
+        self.grid = grid
+        self.landing = landing
+        self.trail = Trail()
+        self._heart = heart
+        self._wishes: list[Wish] = []
+        self._flights: dict[Flight, asyncio.Task[None]] = {}
+        self._rooms: dict[Flight, Room | None] = {}
+        self._waiters: defaultdict[int, list[asyncio.Future[Chunk | None]]] = defaultdict(list)
+        self._held: dict[int, Chunk] = {}
+        self._taken = asyncio.Event()
+        self._cramped = False  # no room in the store: one flight at a time, at its readers' pace
+        self._ranged: bool | None = None
+        self._rate: float | None = None
+
+    # --- readers ---------------------------------------------------------------------------------------------------
+
+    def join(self, wish: Wish) -> None:
+        """A reader comes; what it wants is planned for at once, and flights it shares become as urgent as it is."""
+        self._wishes.append(wish)
+        for flight in self._flights:
+            if wish.touches(flight.next, flight.stop):
+                flight.urgency.raise_to(wish.priority)
+                self._heart.metrics.flight_joined()
+        self.pump(wish)
+
+    def leave(self, wish: Wish) -> None:
+        """A reader goes; flights that nobody else wants end at their next chunk."""
+        if wish in self._wishes:
+            self._wishes.remove(wish)
+        self._release_held()
+
+    def linger(self, wish: Wish) -> None:
+        """Keep the read-ahead of a reader wanted for a moment: its next request will most likely continue there."""
+        self._wishes.append(wish)
+        asyncio.get_running_loop().call_later(_LINGER, self.leave, wish)
+
+    async def close(self) -> None:
+        """Stop everything that flies."""
+        tasks = list(self._flights.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def advance(self, wish: Wish, index: int) -> None:
+        """The reader is done with everything before ``index``."""
+        wish.advance(index)
+        if self._held:
+            self._release_held()
+
+    async def chunk(self, index: int, wish: Wish) -> tuple[Chunk, str]:
+        """An open chunk and the tier or source it came from; waits for its flight. Raises Trouble, NoRoom."""
+        while True:
+            here = self._held.get(index) or await self._heart.store.load_chunk(self.place.digest, self.grid, index)
+            if here is not None:
+                return here, "store"
+            landed = await self._landed(index, wish)
+            if landed is not None:
+                return landed, "upstream"
+
+    async def _landed(self, index: int, wish: Wish) -> Chunk | None:
+        """Wait until a flight has landed the chunk; None if it is to be looked for again."""
+        future: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
+        self._waiters[index].append(future)
+        try:
+            if not self._coming(index):
+                wish.rewind(index)
+                self.pump(wish)
+            async with asyncio.timeout(_STALL):
+                return await future
+        except TimeoutError:
+            raise UpstreamUnreachable(f"chunk {index} of {self.place.digest} did not come in {_STALL:.0f} s") from None
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                chunk = future.result()
+                if chunk is not None:
+                    chunk.close()
+            raise
+        finally:
+            waiting = self._waiters[index]
+            with suppress(ValueError):
+                waiting.remove(future)
+            if not waiting:
+                del self._waiters[index]
+
+    def check_patience(self, index: int) -> None:
+        """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting,
+        and NoRoom if no flight can bring it: a range-less stream that could not be kept has passed it."""
+        patience = self._heart.policy.patience
+        for flight in self._flights:
+            if flight.covers(index):
+                seconds = flight.seconds_until(index)
+                if seconds is not None and seconds > patience:
+                    message = f"the upstream needs about {seconds:.0f} s to reach this range"
+                    raise NotSoon(message, retry_after=min(max(1.0, seconds - patience), 10.0))
+                if flight.whole and self._cramped and index > flight.next + _WINDOW:
+                    raise NoRoom(f"the store has no room for the {self.grid.size} bytes that come before this range")
+
+    # --- planning --------------------------------------------------------------------------------------------------
+
+    def pump(self, wish: Wish) -> None:
+        """Start the flights that a wish needs and that may start now."""
+        while (run := self._next_run(wish)) is not None:
+            self._start(run, wish.priority)
+
+    def adopt(self) -> None:
+        """Fetch the whole blob for nobody in particular (a sibling layer on a range-less upstream)."""
+        if not self._flights and self._heart.store.missing(self.place.digest, self.grid):
+            self._start(Run(0, self.grid.count), Priority.PREFETCH)
+
+    def _next_run(self, wish: Wish) -> Run | None:
+        serving = [flight for flight in self._flights if wish.touches(flight.next, flight.stop)]
+        if self._flights and (self._ranged is None or any(flight.whole for flight in self._flights)):
+            return None
+        if len(serving) >= _PARALLEL or (self._cramped and self._flights):
+            return None
+        if wish.contiguous and any(flight.stop - flight.next > max(1, flight.length // 4) for flight in serving):
+            return None
+        return wish.next_run(self._absent, run_chunks(self._rate, self.grid.chunk))
+
+    def _absent(self, index: int) -> bool:
+        return not (self._heart.store.has(self.place.digest, index) or index in self._held or self._coming(index))
+
+    def _coming(self, index: int) -> bool:
+        return any(flight.covers(index) for flight in self._flights)
+
+    # --- flights ---------------------------------------------------------------------------------------------------
+
+    def _start(self, run: Run, priority: Priority) -> None:
+        self._heart.flying.add(self)
+        flight = Flight(self.place, self.grid, run, self._heart.sources, Urgency(priority), self)
+        self._flights[flight] = asyncio.create_task(self._fly(flight), name=f"flight {self.place.digest} {run}")
+        self._heart.metrics.flight_started()
+
+    async def _fly(self, flight: Flight) -> None:
+        """Own one flight from its start to its end, and tell its waiters how it ended."""
+        trouble: RegistryProxyError | None = None
+        try:
+            await flight.fly()
+        except RegistryProxyError as error:
+            trouble = error
+            _log.warning("flight.failed", digest=str(self.place.digest), upstream=self.place.upstream, error=str(error))
+        except Exception as error:
+            _log.exception("flight.crashed", digest=str(self.place.digest))
+            trouble = Trouble(f"internal error: {error!r}")
+        finally:
+            del self._flights[flight]
+            room = self._rooms.pop(flight, None)
+            if room is not None:
+                room.release()
+            self._heart.orphans.forget(flight)
+            self._heart.metrics.flight_finished()
+        self._rate = flight.rate or self._rate
+        if trouble is None:
+            self._after_end(flight)
+        else:
+            self._after_trouble(flight, trouble)
+        if not self._flights:
+            self._heart.flying.discard(self)
+            for index in list(self._waiters):
+                self._wake(index)
+
+    def _after_end(self, flight: Flight) -> None:
+        """Plan again for whoever the flight has not served (it may have brought other chunks than it set out for)."""
+        for wish in self._wishes:
+            wish.rewind(flight.next)
+            self.pump(wish)
+
+    def _after_trouble(self, flight: Flight, trouble: RegistryProxyError) -> None:
+        """Fail those who waited for this flight; those who did not depend on it are planned for again.
+
+        Where no source answered at all, everybody who waits fails: the next flight would fare no better.
+        """
+        for index in list(self._waiters):
+            if not self._coming(index) and (not flight.started or flight.next <= index < flight.stop):
+                self._fail(index, trouble)
+        for wish in self._wishes:
+            wish.rewind(flight.next)
+            if flight.started and not wish.touches(flight.next, flight.stop):
+                self.pump(wish)
+
+    # --- what a flight reports (the Landing protocol) ----------------------------------------------------------------
+
+    def learned(self, flight: Flight, delivery: Delivery) -> bool:
+        """Note whether the source has ranges. Of several range-less answers only the first goes on."""
+        self._heart.delivered(self.place, delivery.total)
+        self._ranged = delivery.ranged
+        if delivery.ranged:
+            for wish in self._wishes:
+                self.pump(wish)
+            return True
+        if any(other.whole for other in self._flights if other is not flight):
+            return False
+        if any(wish.partial for wish in self._wishes):
+            self._heart.learned_rangeless(self.place)
+        return True
+
+    def needs(self, index: int) -> bool:
+        """True unless the chunk is stored or held already."""
+        return not (self._heart.store.has(self.place.digest, index) or index in self._held)
+
+    async def land(self, flight: Flight, index: int, data: bytearray) -> None:
+        """Commit a chunk, wake its waiters, plan on. Raises ContentCorrupt."""
+        if flight not in self._rooms:
+            self._rooms[flight] = await self._reserve(self.grid.span_of_run(Run(index, flight.stop)))
+        self._heart.metrics.filled()
+        chunk = await self.landing.land(index, data, self._rooms[flight], flight.origin)
+        self._wake(index, chunk)
+        if isinstance(chunk, MemoryChunk):
+            await self._hold(index, chunk)
+        for wish in self._wishes:
+            self.pump(wish)
+
+    def goes_on(self, flight: Flight) -> bool:
+        """True while a wish overlaps what is to come; a range-less stream is paid for and goes on within its budget."""
+        if any(wish.touches(flight.next, flight.stop) for wish in self._wishes):
+            self._heart.orphans.forget(flight)
+            return True
+        return flight.whole and not self._cramped and self._heart.orphans.may_go_on(flight)
+
+    # --- space and waiters -------------------------------------------------------------------------------------------
+
+    async def _reserve(self, span: Span) -> Room | None:
+        room = await self._heart.store.reserve(len(span), self.place.digest)
+        if room is None:
+            self._cramped = True
+            _log.warning("store.no_room", digest=str(self.place.digest), bytes=len(span), limit=self._heart.store.limit)
+        return room
+
+    async def _hold(self, index: int, chunk: MemoryChunk) -> None:
+        """Keep a chunk that no store took for the readers that lag; beyond the window the flight waits, then drops."""
+        self._cramped = True
+        self._held[index] = chunk
+        self._release_held()
+        while len(self._held) > _WINDOW:
+            self._taken.clear()
+            try:
+                async with asyncio.timeout(_LAGGARD):
+                    await self._taken.wait()
+            except TimeoutError:
+                dropped = next(iter(self._held))
+                del self._held[dropped]
+                _log.warning("laggard.dropped", digest=str(self.place.digest), chunk=dropped)
+
+    def _release_held(self) -> None:
+        for index in [i for i in self._held if not any(wish.touches(i, i + 1) for wish in self._wishes)]:
+            del self._held[index]
+            self._taken.set()
+
+    def _wake(self, index: int, chunk: Chunk | None = None) -> None:
+        """Wake everybody who waits for a chunk: the first gets the open one, the others look for it in the store."""
+        shared = isinstance(chunk, MemoryChunk)
+        for future in self._waiters.get(index, ()):
+            if not future.done():
+                future.set_result(chunk)
+                chunk = chunk if shared else None
+        if chunk is not None:
+            chunk.close()
+
+    def _fail(self, index: int, trouble: RegistryProxyError) -> None:
+        for future in self._waiters.get(index, ()):
+            if not future.done():
+                future.set_exception(trouble)
+                future.exception()  # a reader that left in the meantime does not make it an unretrieved one

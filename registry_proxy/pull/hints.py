@@ -1,0 +1,55 @@
+"""What manifests claim about blobs: sizes, and which layers belong together. Hints, never facts (docs/architecture.md, "Facts")."""
+
+from registry_proxy.oci import content
+from registry_proxy.oci.content import HintedBlob, Manifest
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Repository, SourceHost
+from registry_proxy.sources.base import BlobPlace
+from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.schema import Hint, Place, Places, Sibling, Siblings, digest_key
+
+_PLACES = 16
+"""Repositories remembered for one digest, the newest first."""
+
+
+class Hints:
+    """Notes what the manifests of a repository claim."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def note(self, upstream: SourceHost, repository: Repository, manifest: Manifest) -> None:
+        """Record every blob that a manifest names."""
+        blobs = tuple(content.blobs(manifest))
+        config = blobs[:1] if manifest.config else ()
+        layers = Siblings(tuple(Sibling(str(blob.digest), blob.size) for blob in blobs if blob not in config))
+        for blob in blobs:
+            key = digest_key(upstream, repository, blob.digest)
+            if self._records.hints.peek(key) != Hint(blob.size):
+                await self._records.hints.put(key, Hint(blob.size))
+                await self.note_place(BlobPlace(upstream, repository, blob.digest))
+            await self._records.siblings.put(key, layers)
+
+    async def note_place(self, place: BlobPlace) -> None:
+        """Remember that a digest was named or found in this repository."""
+        key, here = str(place.digest), Place(str(place.upstream), str(place.repository))
+        known = await self._records.places.get(key)
+        places = known.places if known is not None else ()
+        if here not in places[:1]:
+            kept = tuple(one for one in places if one != here)[: _PLACES - 1]
+            await self._records.places.put(key, Places((here, *kept)))
+
+    async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
+        """The repositories where a digest was named or found, the newest first."""
+        known = await self._records.places.get(str(digest))
+        if known is None:
+            return ()
+        return tuple(BlobPlace(SourceHost(one.upstream), Repository(one.repository), digest) for one in known.places)
+
+    async def siblings(self, place: BlobPlace) -> tuple[HintedBlob, ...]:
+        """The other layers of the newest image that named this blob, smallest first."""
+        named = await self._records.siblings.get(digest_key(place.upstream, place.repository, place.digest))
+        if named is None:
+            return ()
+        blobs = (HintedBlob(Digest.parse(layer.digest), layer.size) for layer in named.layers)
+        return tuple(sorted((blob for blob in blobs if blob.digest != place.digest), key=lambda blob: blob.size))

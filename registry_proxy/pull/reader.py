@@ -1,0 +1,167 @@
+"""One client's read of a blob: pieces in the order asked, each from the store or from the flight that brings it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Self
+
+
+from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.plan.ranges import Part
+from registry_proxy.plan.readahead import ahead
+from registry_proxy.pull.flights import BlobFlights
+from registry_proxy.pull.pieces import Piece
+from registry_proxy.pull.wish import Wish
+from registry_proxy.tiers.base import Chunk
+
+_GRACE = 1.0
+"""Seconds that a read waits for its first byte before headers are sent all the same: what fails that early becomes a status
+instead of a cut connection. SOCI waits 3 s for headers."""
+
+
+class Reader:
+    """Reads the parts of one answer. Use as an async context manager; leaving it gives up what was still wanted."""
+
+    def __init__(self, flights: BlobFlights, parts: Sequence[Part], read_ahead: int) -> None:
+        self._flights = flights
+        self._parts = parts
+        self._read_ahead = read_ahead
+        grid = flights.grid
+        self._wish = Wish(_chunks(grid, parts), partial=_partial(grid, parts))
+        self._ascending = all(a.span.stop <= b.span.start for a, b in zip(parts, parts[1:], strict=False))
+        self._last: tuple[int, Chunk, str] | None = None
+        self._line = 0
+
+    async def __aenter__(self) -> Self:
+        grid, flights = self._flights.grid, self._flights
+        if not self._wish.chunks:
+            return self
+        if len(self._parts) == 1:
+            self._follow(self._parts[0])
+        flights.join(self._wish)
+        try:
+            await self._first(grid.touched(self._parts[0].span)[0])
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        if self._wish.chunks:
+            self._flights.leave(self._wish)
+            self._linger()
+
+    async def pieces(self, part: int) -> AsyncIterator[Piece]:
+        """The pieces of one part, in order: exactly its bytes, or Trouble (NoRoom, ContentCorrupt) is raised.
+
+        The last piece of a part is held back until the blob, if it is complete or the part is all of it, is known to be
+        right (docs/architecture.md, I4).
+        """
+        asked, grid = self._parts[part], self._flights.grid
+        for piece in grid.slices(asked.span):
+            if asked.open_ended:
+                self._widen(piece.index)
+            chunk, tier = await self._chunk(piece.index)
+            if piece.index * grid.chunk + piece.stop == asked.span.stop:
+                await self._settle(whole=len(asked.span) == grid.size)
+            yield Piece(chunk, piece.start, piece.stop, tier)
+            if self._ascending:
+                self._flights.advance(self._wish, piece.index)
+
+    async def _first(self, index: int) -> None:
+        """Wait a moment for the first chunk; after that, headers go out unless it is too far away. Raises Trouble, NotSoon, NoRoom."""
+        self._flights.check_patience(index)
+        task = asyncio.ensure_future(self._flights.chunk(index, self._wish))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=_GRACE)
+            if done:
+                chunk, tier = task.result()
+                self._last = (index, chunk, tier)
+                return
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        self._flights.check_patience(index)
+
+    async def _chunk(self, index: int) -> tuple[Chunk, str]:
+        """The chunk, open until the next one is asked for: neighbouring parts often lie in the same one."""
+        if self._last is not None and self._last[0] == index:
+            return self._last[1], self._last[2]
+        self._close()
+        chunk, tier = await self._flights.chunk(index, self._wish)
+        self._last = (index, chunk, tier)
+        return chunk, tier
+
+    def _close(self) -> None:
+        if self._last is not None:
+            self._last[1].close()
+            self._last = None
+
+    async def _settle(self, *, whole: bool) -> None:
+        landing = self._flights.landing
+        if not landing.verified:
+            await landing.verify_stored()
+        if whole and not landing.verified:
+            await self._hash_again()
+
+    async def _hash_again(self) -> None:
+        """Chunks were evicted while the answer was under way: read all of them once more, and hash. Raises ContentCorrupt."""
+        grid, landing = self._flights.grid, self._flights.landing
+        hasher, wish = landing.digest.hasher(), Wish(range(grid.count))
+        self._flights.join(wish)
+        try:
+            for index in wish.chunks:
+                chunk, _ = await self._flights.chunk(index, wish)
+                try:
+                    await asyncio.to_thread(lambda c: hasher.update(c.read(0, c.length)), chunk)
+                finally:
+                    chunk.close()
+                self._flights.advance(wish, index + 1)
+        finally:
+            self._flights.leave(wish)
+        if hasher.hexdigest() != landing.digest.hex:
+            await landing.reject()
+        landing.accept()
+
+    # --- read-ahead --------------------------------------------------------------------------------------------------
+
+    def _follow(self, part: Part) -> None:
+        """Note how long this client, or one like it, has been reading in one line."""
+        grid = self._flights.grid
+        self._line = self._flights.trail.follow(part.span) if not part.open_ended else 0
+        if part.open_ended:
+            self._wish.chunks = self._wish.chunks[:2]
+        elif len(part.span) < grid.size:
+            self._wish.extend(min(self._wish.chunks[-1] + 1 + self._ahead(), grid.count))
+
+    def _ahead(self) -> int:
+        return ahead(self._line, self._flights.grid.chunk, self._read_ahead)
+
+    def _widen(self, index: int) -> None:
+        """An open end is not "fetch to the end": the window doubles while the client goes on reading."""
+        grid, wish = self._flights.grid, self._wish
+        read = (index - wish.chunks[0] + 1) * grid.chunk
+        stop = min(index + 1 + max(1, ahead(read, grid.chunk, self._read_ahead)), grid.count)
+        wish.extend(stop)
+        self._flights.pump(wish)
+
+    def _linger(self) -> None:
+        """A sequential reader of many small ranges is away between them: keep its read-ahead wanted for a moment."""
+        if self._line and self._ahead():
+            self._flights.linger(self._wish)
+
+
+def _chunks(grid: Grid, parts: Sequence[Part]) -> Sequence[int]:
+    if len(parts) == 1:
+        return grid.touched(parts[0].span)
+    return sorted({index for part in parts for index in grid.touched(part.span)})
+
+
+def _partial(grid: Grid, parts: Sequence[Part]) -> bool:
+    return len(parts) > 1 or parts[0].span != Span(0, grid.size)
+
+

@@ -1,0 +1,60 @@
+"""What a reader still wants of a blob.
+
+Flights exist to serve wishes: a flight goes on while it overlaps one, and stops at the next chunk when none is left. A
+wish moves forward with its reader; ``cursor`` runs ahead of the reader and marks what has been planned for.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from registry_proxy.plan.chunks import Run
+from registry_proxy.sources.base import Priority
+
+
+class Wish:
+    """Chunks wanted, ascending and without repeats.
+
+    ``position``: how many of them the reader is done with; ``cursor``: how many are present or under way;
+    ``partial``: its client asked for ranges.
+    """
+
+    def __init__(
+        self, chunks: Sequence[int], priority: Priority = Priority.FOREGROUND, *, partial: bool = False
+    ) -> None:
+        self.chunks = chunks
+        self.partial = partial
+        self.priority = priority
+        self.position = 0
+        self.cursor = 0
+        self.contiguous = not chunks or len(chunks) == chunks[-1] - chunks[0] + 1
+
+    def advance(self, index: int) -> None:
+        """The reader is done with everything before chunk ``index``."""
+        self.position = max(self.position, bisect_left(self.chunks, index))
+
+    def rewind(self, index: int) -> None:
+        """Chunk ``index`` turned out to be missing: plan again from there."""
+        self.cursor = min(self.cursor, bisect_left(self.chunks, index))
+
+    def extend(self, stop: int) -> None:
+        """Want every chunk up to ``stop`` as well; only for contiguous wishes."""
+        if self.chunks and stop > self.chunks[-1] + 1:
+            self.chunks = range(self.chunks[0], stop)
+
+    def touches(self, first: int, stop: int) -> bool:
+        """True if a chunk in ``[first, stop)`` is still wanted."""
+        at = bisect_left(self.chunks, first, self.position)
+        return at < len(self.chunks) and self.chunks[at] < stop
+
+    def next_run(self, absent: Callable[[int], bool], longest: int) -> Run | None:
+        """The next run of adjacent wanted chunks that are absent; moves the cursor past it and past what is not absent."""
+        chunks = self.chunks
+        while self.cursor < len(chunks) and not absent(chunks[self.cursor]):
+            self.cursor += 1
+        if self.cursor == len(chunks):
+            return None
+        first = stop = chunks[self.cursor]
+        while self.cursor < len(chunks) and chunks[self.cursor] == stop and stop - first < longest and absent(stop):
+            stop += 1
+            self.cursor += 1
+        return Run(first, stop)

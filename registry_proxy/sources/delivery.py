@@ -1,0 +1,35 @@
+"""A body under way from an upstream, counted against what it promised."""
+
+from collections.abc import AsyncIterator, Callable
+
+from registry_proxy.errors import UpstreamBroken
+from registry_proxy.net.response import Response
+from registry_proxy.plan.chunks import Span
+
+
+class UpstreamDelivery:
+    """The bytes of ``span`` as one response brings them; see ``sources.base.Delivery``."""
+
+    def __init__(self, response: Response, span: Span, total: int, *, ranged: bool, received: Callable[[int], None]) -> None:
+        self.span = span
+        self.total = total
+        self.origin = str(response.origin)
+        self.validator = response.headers.get("ETag")
+        self.ranged = ranged
+        self._response = response
+        self._received = received
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes in order, in pieces of at most a MiB.
+
+        Raises UpstreamBroken if the body ends early without an error or goes on too long, UpstreamUnreachable if it is cut.
+        """
+        left = len(self.span)
+        async for data in self._response.pieces():
+            left -= len(data)
+            if left < 0:
+                raise UpstreamBroken(f"{self.origin} sends more than the {len(self.span)} bytes it should")
+            self._received(len(data))
+            yield data
+        if left:
+            raise UpstreamBroken(f"{self.origin} sent {left} bytes fewer than the {len(self.span)} it should")

@@ -1,0 +1,169 @@
+"""What else an upstream is asked: manifests, lists, and whether it has a blob (distribution-spec, "Pull", "Content Discovery").
+
+Everything is small and checked before it is handed on.
+"""
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from registry_proxy.errors import BlobUnknown, Denied, ManifestUnknown, NameUnknown, UpstreamBroken
+from registry_proxy.net.response import Response
+from registry_proxy.net.upstream import Ask, Missing, UpstreamClient
+from registry_proxy.oci import content
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Reference, Repository, SourceHost
+from registry_proxy.plan.content_range import parse_content_range
+from registry_proxy.plan.ratelimit import RateLimit
+
+_MAX_LIST = 16 << 20
+_HEAD_REFUSED = frozenset({400, 403, 405, 501})
+_DIGEST_HEADER = "Docker-Content-Digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """An upstream that answers. ``scheme``: the authorization it wants (``basic``, ``bearer``) or None; ``seconds`` it took."""
+
+    status: int
+    scheme: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestHead:
+    """What HEAD says about a manifest; None where it is silent."""
+
+    digest: Digest | None
+    media_type: str
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest whose bytes were hashed and are those of ``digest``."""
+
+    body: bytes
+    media_type: str
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class NamePage:
+    """Names in the upstream's order. ``more``: there are names after the last of these."""
+
+    names: list[str]
+    more: bool
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+class _Catalog(msgspec.Struct):
+    repositories: list[str] | None = None
+
+
+class _MediaType(msgspec.Struct, rename="camel"):
+    media_type: str = ""
+
+
+class Registry:
+    """One upstream. Every method may raise Trouble in any form, and Denied."""
+
+    def __init__(self, client: UpstreamClient) -> None:
+        self._client = client
+
+    @property
+    def name(self) -> SourceHost:
+        """Its source host."""
+        return self._client.name
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What the upstream said last about how many pulls are left."""
+        return self._client.rate_limit
+
+    def anonymous(self, repository: Repository) -> bool:
+        """True if the upstream is asked about this repository as anybody could ask it."""
+        return self._client.anonymous(repository)
+
+    async def ping(self) -> Ping:
+        """Ask for ``/v2/``, authorized if that takes no repository; a refusal is an answer here."""
+        started = time.monotonic()
+        try:
+            async with self._client.ask(Ask("/v2/", UpstreamBroken)) as response:
+                status = response.status
+        except Denied:
+            status = 401
+        return Ping(status, self._client.scheme(), time.monotonic() - started)
+
+    async def head_manifest(self, repository: Repository, reference: Reference) -> ManifestHead:
+        """What the upstream says about a manifest without sending it; raises ManifestUnknown or NameUnknown."""
+        async with self._client.ask(self._manifest("HEAD", repository, reference)) as response:
+            return ManifestHead(_said_digest(response), response.media_type, response.length)
+
+    async def get_manifest(self, repository: Repository, reference: Reference) -> FetchedManifest:
+        """A manifest, checked against the digest asked for or announced; raises ManifestUnknown or NameUnknown.
+
+        Raises UpstreamBroken for wrong bytes, more than ``content.MAX_MANIFEST`` of them, and what is no JSON object.
+        """
+        async with self._client.ask(self._manifest("GET", repository, reference)) as response:
+            response.refuse_encoding()
+            body = await response.read(content.MAX_MANIFEST)
+            expected = reference if isinstance(reference, Digest) else _said_digest(response)
+            said_type = response.media_type
+        digest = Digest.of(body, expected.algorithm if expected else "sha256")
+        if expected not in {None, digest}:
+            raise UpstreamBroken(f"{self.name} sends a manifest that does not hash to {expected}")
+        inner = _decode(body, _MediaType, f"{self.name}: {repository} {reference}: not a manifest").media_type
+        return FetchedManifest(body, said_type if _is_manifest_type(said_type) else inner or said_type, digest)
+
+    async def tags(self, repository: Repository, n: int | None = None, last: str | None = None) -> NamePage:
+        """At most ``n`` tags after ``last``; raises NameUnknown."""
+        body, more = await self._list(f"/v2/{repository}/tags/list", repository, n, last)
+        return NamePage(_decode(body, _Tags, f"{self.name}: not a list of tags").tags or [], more)
+
+    async def catalog(self, n: int | None = None, last: str | None = None) -> NamePage:
+        """At most ``n`` repositories after ``last``; raises NameUnknown if the upstream does not tell."""
+        body, more = await self._list("/v2/_catalog", None, n, last)
+        return NamePage(_decode(body, _Catalog, f"{self.name}: not a catalog").repositories or [], more)
+
+    async def referrers(self, repository: Repository, digest: Digest) -> bytes | None:
+        """The image index of what refers to a manifest; None only where the upstream has no referrers API (404)."""
+        ask = Ask(
+            f"/v2/{repository}/referrers/{digest}",
+            NameUnknown,
+            repository=repository,
+            headers={"Accept": content.OCI_INDEX},
+            accept=frozenset({200, 404}),
+        )
+        async with self._client.ask(ask) as response:
+            if response.status == 404:
+                return None
+            response.refuse_encoding()
+            return await response.read(_MAX_LIST)
+
+    async def head_blob(self, repository: Repository, digest: Digest) -> int:
+        """Bytes of a blob; raises BlobUnknown. Where HEAD is refused or silent, one byte is asked for."""
+        path = f"/v2/{repository}/blobs/{digest}"
+        ask = Ask(path, BlobUnknown, "HEAD", repository, accept=frozenset({200}) | _HEAD_REFUSED, blob=True)
+        async with self._client.ask(ask) as response:
+            if response.status == 200 and response.length is not None and response.media_type != "text/html":
+                return response.length
+        headers, accept = {"Range": "bytes=0-0"}, frozenset({200, 206, 416})
+        async with self._client.ask(
+            Ask(path, BlobUnknown, "GET", repository, headers=headers, accept=accept, blob=True)
+        ) as response:
+            return _size_of_probe(response)
+
+    def _manifest(self, method: str, repository: Repository, reference: Reference) -> Ask:
+        path = f"/v2/{repository}/manifests/{reference}"
+        return Ask(path, ManifestUnknown, method, repository, headers={"Accept": content.ACCEPT})
+
+    async def _list(self, path: str, repository: Repository | None, n: int | None, last: str | None) -> tuple[bytes, bool]:
+        query = {name: str(value) for name, value in (("n", n), ("last", last)) if value is not None}
+        async with self._client.ask(Ask(path, NameUnknown, repository=repository, query=query)) as response:
+            response.refuse_encoding()
+            return await response.read(_MAX_LIST), 'rel="next"' in response.headers.get("Link", "").replace("rel=next", 'rel="next"')

@@ -1,0 +1,157 @@
+"""Every metric, defined once and bound beforehand: an observation on the hot path is one dictionary look-up and one addition.
+
+Labels are bounded: kinds, methods and tiers are closed sets, upstreams are the configured ones; repositories and digests are no
+labels.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+KINDS: Final = ("ping", "manifest", "blob", "tags", "referrers", "catalog", "health", "other")
+METHODS: Final = ("GET", "HEAD", "other")
+
+FIRST_BYTE_BUCKETS: Final = (0.0005, 0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+"""Seconds. SOCI gives up on headers after 3 s, stargz on a read after 30 s."""
+
+UPSTREAM_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+_Metric = TypeVar("_Metric")
+
+
+class Metrics:
+    """The metrics of one instance, in a registry of its own."""
+
+    def __init__(self, upstreams: Iterable[str] = ()) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"registry_proxy_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"registry_proxy_{name}", text, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"registry_proxy_{name}", text, labels, buckets=buckets, registry=registry)
+
+        requests = counter("requests_total", "Requests answered.", "kind", "method", "status")
+        self._requests = {
+            (kind, method, status): requests.labels(kind, method, f"{status}xx")
+            for kind in KINDS
+            for method in METHODS
+            for status in range(2, 6)
+        }
+        first_byte = histogram(
+            "first_byte_seconds", "From a request to its answer's headers.", FIRST_BYTE_BUCKETS, "kind"
+        )
+        self._first_byte = {kind: first_byte.labels(kind) for kind in KINDS}
+        cuts = counter("responses_cut_total", "Answers that ended before their promised length.", "by")
+        self._cuts = {by: cuts.labels(by) for by in ("client", "proxy")}
+        self._served = _Children(counter("served_bytes_total", "Bytes of content sent to clients.", "tier").labels)
+        self._fetched = _Children(counter("fetched_bytes_total", "Bytes of content fetched.", "upstream").labels)
+        self._hits = _Children(counter("hits_total", "Pieces of content that a tier had.", "tier").labels)
+        self._misses = counter("misses_total", "Pieces of content that no tier had.")
+        self._fills = counter("chunk_fills_total", "Chunks written after a miss.")
+        self._flights = _Children(
+            counter("flights_total", "Fetches: started, joined by a reader, finished.", "what").labels
+        )
+        self._running = gauge("flights_running", "Fetches under way.")
+        self._upstream_errors = counter("upstream_errors_total", "Failed upstream exchanges.", "upstream", "kind")
+        self._upstream_seconds = _Children(
+            histogram(
+                "upstream_seconds", "From an upstream request to its headers.", UPSTREAM_BUCKETS, "upstream"
+            ).labels
+        )
+        self._cache_bytes = gauge("cache_bytes", "Bytes in the store.")
+        self._cache_limit = gauge("cache_limit_bytes", "Limit of the store.")
+        self._cache_chunks = gauge("cache_chunks", "Chunks in the store.")
+        verified = counter(
+            "blobs_verified_total", "Whole blobs hashed, by whether they were what their digest says.", "right"
+        )
+        self._verified = {right: verified.labels(str(right).lower()) for right in (True, False)}
+        self._evicted_bytes = counter("evicted_bytes_total", "Bytes evicted from the store.")
+        self._evicted_chunks = counter("evicted_chunks_total", "Chunks evicted from the store.")
+        for upstream in upstreams:
+            self._fetched[upstream].inc(0)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def answered(self, kind: str, method: str, status: int) -> None:
+        """A request was answered. ``kind``: one of ``KINDS``."""
+        self._requests[kind, method if method in METHODS else "other", status // 100].inc()
+
+    def first_byte(self, kind: str, seconds: float) -> None:
+        """The headers of an answer went out so long after its request came in."""
+        self._first_byte[kind].observe(seconds)
+
+    def cut(self, by: str) -> None:
+        """An answer ended early: the ``client`` went away, or the ``proxy`` could not keep its promise."""
+        self._cuts[by].inc()
+
+    def served(self, tier: str, n: int, pieces: int) -> None:
+        """``n`` bytes of content in so many pieces went from this tier (or from "upstream": misses) to a client."""
+        self._served[tier].inc(n)
+        if tier == "upstream":
+            self._misses.inc(pieces)
+        else:
+            self._hits[tier].inc(pieces)
+
+    def fetched(self, upstream: str, n: int) -> None:
+        """``n`` bytes of content came from this upstream."""
+        self._fetched[upstream].inc(n)
+
+    def filled(self) -> None:
+        """A chunk was written."""
+        self._fills.inc()
+
+    def flight_started(self) -> None:
+        """A fetch began."""
+        self._flights["started"].inc()
+        self._running.inc()
+
+    def flight_joined(self) -> None:
+        """A reader latched on to a running fetch."""
+        self._flights["joined"].inc()
+
+    def flight_finished(self) -> None:
+        """A fetch ended, well or not."""
+        self._flights["finished"].inc()
+        self._running.dec()
+
+    def verified(self, *, right: bool) -> None:
+        """A whole blob was hashed; ``right``: it was what its digest says."""
+        self._verified[right].inc()
+
+    def upstream_error(self, upstream: str, kind: str) -> None:
+        """An exchange with an upstream failed. ``kind``: the name of the error's class."""
+        self._upstream_errors.labels(upstream, kind).inc()
+
+    def upstream_latency(self, upstream: str, seconds: float) -> None:
+        """An upstream sent its headers so long after the request."""
+        self._upstream_seconds[upstream].observe(seconds)
+
+    def cache(self, used: int, limit: int, chunks: int) -> None:
+        """What the store holds now: bytes, its limit in bytes, and chunks."""
+        self._cache_bytes.set(used)
+        self._cache_limit.set(limit)
+        self._cache_chunks.set(chunks)
+
+    def evicted(self, chunks: int, n: int) -> None:
+        """So many chunks with ``n`` bytes left the store."""
+        self._evicted_chunks.inc(chunks)
+        self._evicted_bytes.inc(n)
+
+
+class _Children(dict[str, _Metric]):
+    """The children of a metric with one label, made at the first use of a value: ``labels()`` costs more than an addition."""
+
+    def __init__(self, child: Callable[[str], _Metric]) -> None:
+        super().__init__()
+        self._child = child
+
+    def __missing__(self, value: str) -> _Metric:
+        child = self[value] = self._child(value)
+        return child

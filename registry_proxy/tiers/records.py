@@ -1,0 +1,140 @@
+"""The records: what the proxy remembers beside chunks, in typed tables over one tamed diskcache.
+
+Losing any of it costs a question to an upstream, nothing else: so trouble with the disk is a miss, and the proxy goes on with
+what is in memory. One thread owns the database.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Repository, SourceHost
+from registry_proxy.tiers.recordfile import LOCK_WAIT, RecordFile
+from registry_proxy.tiers.schema import (
+    AccountPage,
+    Fact,
+    Hint,
+    ManifestRecord,
+    Place,
+    Places,
+    Public,
+    Rangeless,
+    ReferrersRecord,
+    Siblings,
+    TagRecord,
+    VerifiedBlob,
+)
+from registry_proxy.tiers.table import Table
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LIMIT: Final = 1 << 30
+"""Bytes of records on disk; beyond that the first written go."""
+
+MAX_PLACES: Final = 16
+
+_PATIENCE: Final = 15.0
+_BIG: Final = 32 << 20
+_SWEEP: Final = 256
+
+
+class Records:
+    """The tables. Keys are made by ``tag_key`` and ``digest_key`` of the schema, or are a digest's or a host's text.
+
+    ``tags`` (tag_key), ``manifests`` (digest), ``referrers`` (digest_key), ``facts`` (digest_key), ``places`` (digest), ``hints``
+    (digest), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest_key), ``rangeless`` (host), ``accounts`` (page).
+    """
+
+    def __init__(self, backing: "Database", clock: Callable[[], float]) -> None:
+        self._backing = backing
+        self.tags = Table("tag", TagRecord, backing, clock)
+        self.manifests = Table("manifest", ManifestRecord, backing, clock, _BIG)
+        self.referrers = Table("referrers", ReferrersRecord, backing, clock)
+        self.facts = Table("fact", Fact, backing, clock)
+        self.places = Table("places", Places, backing, clock)
+        self.hints = Table("hint", Hint, backing, clock)
+        self.siblings = Table("siblings", Siblings, backing, clock)
+        self.verified = Table("verified", VerifiedBlob, backing, clock, _BIG)
+        self.public = Table("public", Public, backing, clock)
+        self.rangeless = Table("rangeless", Rangeless, backing, clock)
+        self.accounts = Table("accounts", AccountPage, backing, clock, 0)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, directory: Path, clock: Callable[[], float] = time.time, lock_wait: float = LOCK_WAIT
+    ) -> AsyncIterator["Records"]:
+        """The records in a directory of the store, for as long as they are open. Never fails for what the disk does.
+
+        ``clock``: seconds since the epoch. ``lock_wait``: seconds to wait for a lock that another process holds.
+        """
+        database = Database(RecordFile(directory, lock_wait))
+        await database.open()
+        try:
+            yield cls(database, clock)
+        finally:
+            await database.close()
+
+    async def add_place(self, digest: Digest, upstream: SourceHost, repository: Repository) -> None:
+        """Note that a digest is a fact in this repository; the newest sixteen are kept."""
+        place = Place(upstream, repository)
+        known = await self.places.get(str(digest)) or Places()
+        if known.places[:1] != (place,):
+            others = tuple(other for other in known.places if other != place)
+            await self.places.put(str(digest), Places((place, *others)[:MAX_PLACES]))
+
+    async def sweep(self) -> None:
+        """Delete the records written first until the limit holds; accounts stay."""
+        await self._backing.sweep(LIMIT, "accounts:")
+
+
+class Database:
+    """The record file behind its own thread; every wait for it ends."""
+
+    def __init__(self, file: RecordFile) -> None:
+        self._file = file
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="records")
+
+    async def open(self) -> None:
+        """Open the file."""
+        await self._run(self._file.open)
+
+    async def read(self, key: str) -> bytes | None:
+        """The bytes under a key; None too if that takes too long."""
+        return await self._run(self._file.get, key)
+
+    async def write(self, items: list[tuple[str, bytes]]) -> None:
+        """Keep these."""
+        await self._run(self._file.put, items)
+
+    async def remove(self, keys: list[str]) -> None:
+        """Forget these."""
+        await self._run(self._file.delete, keys)
+
+    async def sweep(self, limit: int, spare: str) -> None:
+        """Delete what was written first, sparing keys with a prefix, until at most ``limit`` bytes are left."""
+        while (await self._run(self._file.volume) or 0) > limit:
+            keys = await self._run(self._file.oldest, _SWEEP, spare)
+            if not keys:
+                return
+            await self.remove(keys)
+
+    async def close(self) -> None:
+        """Close the file after what is still to be written."""
+        await self._run(self._file.close)
+        self._executor.shutdown(wait=False)
+
+    async def _run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """The function's result from the thread, or None after a while: it goes on without us."""
+        running = asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await asyncio.shield(running)
+        except TimeoutError:
+            return None

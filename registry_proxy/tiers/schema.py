@@ -1,0 +1,120 @@
+"""What the records hold: one struct per table, and how keys are spelt.
+
+Fields are only ever added, with defaults; a record that cannot be read as its struct is a miss.
+"""
+
+import msgspec
+
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Repository, SourceHost
+
+
+class TagRecord(msgspec.Struct, frozen=True):
+    """What a tag pointed to when the upstream was last asked. ``checked_at``: seconds since the epoch."""
+
+    digest: str
+    media_type: str
+    checked_at: float
+
+
+class ManifestRecord(msgspec.Struct, frozen=True):
+    """A manifest as it was received."""
+
+    body: bytes
+    media_type: str
+    digest: str
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """A repository answered for this blob itself. ``size``: bytes."""
+
+    size: int
+
+
+class Hint(msgspec.Struct, frozen=True):
+    """A manifest claims this blob. ``size``: bytes."""
+
+    size: int
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """A repository where a digest is a fact."""
+
+    upstream: str
+    repository: str
+
+
+class Places(msgspec.Struct, frozen=True):
+    """The repositories where a digest is a fact, newest first."""
+
+    places: tuple[Place, ...] = ()
+
+
+class Sibling(msgspec.Struct, frozen=True, array_like=True):
+    """A layer named by the same manifest. ``size``: bytes, as claimed."""
+
+    digest: str
+    size: int
+
+
+class Siblings(msgspec.Struct, frozen=True):
+    """The layers of the newest image that named a blob, the blob itself among them."""
+
+    layers: tuple[Sibling, ...] = ()
+
+
+class VerifiedBlob(msgspec.Struct, frozen=True):
+    """A blob that was hashed as a whole and found right. ``chunk_hashes``: 32 bytes of sha-256 per chunk, in order."""
+
+    size: int
+    chunk_size: int
+    chunk_hashes: bytes
+
+    def chunk_hash(self, index: int) -> bytes:
+        """The sha-256 of one chunk."""
+        return self.chunk_hashes[32 * index : 32 * index + 32]
+
+
+class Public(msgspec.Struct, frozen=True):
+    """An anonymous client may pull this. ``checked_at``: seconds since the epoch."""
+
+    checked_at: float
+
+
+class Rangeless(msgspec.Struct, frozen=True):
+    """A host was seen to answer 200 to a range. ``until``: seconds since the epoch."""
+
+    until: float
+
+
+class ReferrersRecord(msgspec.Struct, frozen=True):
+    """The referrers of a digest as the upstream listed them. ``checked_at``: seconds since the epoch."""
+
+    body: bytes
+    checked_at: float
+
+
+class GroupAccount(msgspec.Struct, frozen=True, array_like=True):
+    """The account of one group of chunks: bytes on disk, a bit per chunk held, last use in seconds since the epoch."""
+
+    digest: str
+    number: int
+    bytes: int
+    mask: int
+    last_use: float
+
+
+class AccountPage(msgspec.Struct, frozen=True):
+    """The accounts of the groups whose digests start with the same two digits."""
+
+    groups: tuple[GroupAccount, ...] = ()
+
+
+def tag_key(upstream: SourceHost, repository: Repository, tag: str) -> str:
+    """The key of a tag."""
+    return f"{upstream}/{repository}:{tag}"
+
+
+def digest_key(upstream: SourceHost, repository: Repository, digest: Digest) -> str:
+    """The key of a digest in a repository."""
+    return f"{upstream}/{repository}@{digest}"

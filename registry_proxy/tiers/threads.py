@@ -1,0 +1,53 @@
+"""The store's own threads: a disk that hangs must not hold up what others do in threads (name look-ups, for one).
+
+A thread cannot be cancelled. ``finish`` therefore runs a piece of work to its end even if whoever asked for it has left.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CLOSING: Final = 30.0
+
+
+class Threads:
+    """A few threads, and the tasks that wait for them. ``count``: threads at most."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result, from a thread. It runs on if the caller is cancelled."""
+        return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
+
+    async def finish(self, work: Coroutine[object, object, T], patience: float, abandoned: Callable[[T], None]) -> T:
+        """The result of ``work``, which goes on in the background if the caller is cancelled.
+
+        Raises TimeoutError after ``patience`` seconds; the work goes on then too. A result that nobody waits for any more is
+        handed to ``abandoned``.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            async with asyncio.timeout(patience):
+                return await asyncio.shield(task)
+        except (asyncio.CancelledError, TimeoutError):
+            task.add_done_callback(lambda done: _hand_over(done, abandoned))
+            raise
+
+    async def close(self) -> None:
+        """Wait for what is running, for a while."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSING)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _hand_over(task: asyncio.Task[T], abandoned: Callable[[T], None]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        abandoned(task.result())

@@ -1,0 +1,107 @@
+"""One request on its way to its answer, and what the log line and the metrics will say about it."""
+
+import asyncio
+from time import monotonic
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.plan.routing import Asked
+
+SERVER = "registry-proxy"
+
+
+class ClientGone(ConnectionError):
+    """The client went away, or took nothing for too long."""
+
+
+class Exchange:
+    """One request. ``kind``: one of ``metrics.KINDS``; ``tiers`` and ``pieces``: bytes and pieces of content
+    by where they came from.
+
+    ``waited``: seconds to the headers. ``response`` is set from the moment that headers may be on the wire: from then on failing means cutting the connection
+    (``cut_by``: "client" or "proxy").
+    """
+
+    __slots__ = (
+        "asked", "cut_by", "error", "id", "kind", "path", "pieces", "query", "request", "response", "started",
+        "status", "tiers", "upstream", "waited",
+    )  # fmt: skip
+
+    def __init__(self, request: web.BaseRequest, identity: str, listener: SourceHost | None) -> None:
+        self.request = request
+        self.id = identity
+        self.started = monotonic()
+        self.waited = 0.0
+        self.kind = "other"
+        self.path = request.raw_path
+        self.query: dict[str, str] = {}
+        self.asked = Asked(listener=listener)
+        self.upstream: str | None = None
+        self.status = 0
+        self.tiers: dict[str, int] = {}
+        self.pieces: dict[str, int] = {}
+        self.error: str | None = None
+        self.cut_by: str | None = None
+        self.response: web.StreamResponse | None = None
+
+    @property
+    def head(self) -> bool:
+        """True if the client wants the headers only."""
+        return self.request.method == "HEAD"
+
+    def header(self, name: str) -> str | None:
+        """A header of the request; one that comes in several lines is one list (RFC 9110 §5.3)."""
+        values = self.request.headers.getall(name, None)
+        return None if values is None else ", ".join(values)
+
+    def headers(self, *own: tuple[str, str]) -> CIMultiDict[str]:
+        """The headers of an answer: these, and those that every answer has."""
+        headers = CIMultiDict(
+            (
+                *own,
+                ("Docker-Distribution-Api-Version", "registry/2.0"),
+                ("X-Request-Id", self.id),
+                ("Server", SERVER),
+            )
+        )
+        namespace = self.asked.ns or self.asked.header
+        if namespace and self.upstream:
+            headers["OCI-Namespace"] = namespace
+        return headers
+
+    def answer(self, status: int, *own: tuple[str, str], body: bytes | None = None) -> web.Response:
+        """An answer that is complete in memory."""
+        return web.Response(status=status, body=body, headers=self.headers(*own))
+
+    def count(self, tier: str, n: int) -> None:
+        """A piece of ``n`` bytes of content from this tier is on its way to the client."""
+        self.tiers[tier] = self.tiers.get(tier, 0) + n
+        self.pieces[tier] = self.pieces.get(tier, 0) + 1
+
+    async def prepare(self, response: web.StreamResponse) -> None:
+        """Send the headers, or have them ready to go with the body; raises ClientGone."""
+        self.response = response
+        self.status = response.status
+        self.waited = monotonic() - self.started
+        try:
+            await response.prepare(self.request)
+        except ConnectionError as error:
+            raise ClientGone("the client closed the connection") from error
+
+    async def deliver(self, response: web.StreamResponse, stall: float) -> None:
+        """Send an answer that is complete in memory; raises ClientGone if the client takes nothing for ``stall`` seconds."""
+        try:
+            async with asyncio.timeout(stall):
+                await self.prepare(response)
+                await response.write_eof()
+        except (ConnectionError, TimeoutError) as error:
+            raise ClientGone("the client took no answer") from error
+
+    def abort(self) -> None:
+        """End an answer before its promised length, so that the client sees a failure and not an end."""
+        if self.response is not None:
+            self.response.force_close()
+        if self.request.transport is not None:
+            self.request.transport.abort()

@@ -1,0 +1,37 @@
+"""What a client is told when something failed (distribution-spec, "Error Codes")."""
+
+import math
+
+import msgspec
+from aiohttp import web
+
+from registry_proxy.errors import NotSoon, RangeUnsatisfiable, RegistryProxyError, UpstreamBusy, WriteRefused, answer
+from registry_proxy.web.exchange import Exchange
+
+
+def response(exchange: Exchange, error: RegistryProxyError) -> web.Response:
+    """The answer that ``errors.ANSWERS`` has for this failure, with the headers that belong to it."""
+    row = answer(error)
+    text = str(error)
+    if row.code is None:
+        return exchange.answer(
+            row.status, ("Content-Type", "text/plain; charset=utf-8"), *_own(error), body=f"{text}\n".encode()
+        )
+    body = oci_body(row.code, text)
+    return exchange.answer(row.status, ("Content-Type", "application/json"), *_own(error), body=body)
+
+
+def oci_body(code: str, message: str) -> bytes:
+    """The JSON body of one error."""
+    return msgspec.json.encode({"errors": [{"code": code, "message": message}]})
+
+
+def _own(error: RegistryProxyError) -> tuple[tuple[str, str], ...]:
+    match error:
+        case RangeUnsatisfiable(size=size):
+            return (("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes"))
+        case UpstreamBusy(retry_after=seconds) | NotSoon(retry_after=seconds):
+            return (("Retry-After", str(max(1, math.ceil(seconds)))),)
+        case WriteRefused():
+            return (("Allow", "GET, HEAD"),)
+    return ()

@@ -1,0 +1,1 @@
+"""Real, in-memory stand-ins for what lives outside this program."""

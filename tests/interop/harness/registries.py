@@ -1,0 +1,101 @@
+"""Upstreams: docker-registry over one storage, with or without accounts and tokens, and filled once."""
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.interop.harness.process import Process, answers, call, free_port, isolated
+from tests.setup import images
+from tests.setup import layout as oci
+
+USER, PASSWORD = "reader", "open-sesame"  # of the registries that ask for them
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One of the test images as it lies in the registry: repository, layout, and every digest with its size."""
+
+    name: str
+    layout: Path
+
+    @property
+    def repository(self) -> str:
+        return f"library/{self.name}"
+
+    @property
+    def digests(self) -> dict[str, int]:
+        return oci.digests(self.layout)
+
+    @property
+    def manifest_digest(self) -> str:
+        return oci.manifest_digest(self.layout)
+
+    @property
+    def diff_ids(self) -> list[str]:
+        return list(oci.config(self.layout)["rootfs"]["diff_ids"])
+
+    @property
+    def layer_digests(self) -> set[str]:
+        return {layer["digest"] for layer in oci.manifest(self.layout)["layers"]}
+
+    @property
+    def size(self) -> int:
+        return sum(self.digests.values())
+
+
+@contextlib.contextmanager
+def registry(storage: Path, directory: Path, auth: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """A docker-registry on the storage; yields its host:port."""
+    address = f"127.0.0.1:{free_port()}"
+    config = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {
+            "filesystem": {"rootdirectory": str(storage)},
+            "maintenance": {"uploadpurging": {"enabled": False}},
+        },
+        "http": {"addr": address},
+    } | ({"auth": dict(auth)} if auth else {})
+    file = directory / f"registry-{address.rpartition(':')[2]}.json"
+    file.write_text(json.dumps(config), encoding="utf-8")  # YAML reads JSON
+    with Process(file.stem, ["docker-registry", "serve", file], directory) as process:
+        process.ready_when(lambda: answers(f"http://{address}/v2/", 200, 401))
+        yield address
+
+
+def fill(storage: Path, directory: Path) -> dict[str, Image]:
+    """Pushes every image of the tests into a new storage."""
+    pushed = {name: Image(name, images.layout(name)) for name in images.TESTED}
+    with registry(storage, directory) as address:
+        for image in pushed.values():
+            call(*isolated("skopeo", "copy", "--insecure-policy", "--quiet", "--preserve-digests", "--dest-tls-verify=false",
+                           f"oci:{image.layout}:latest", f"docker://{address}/{image.repository}:latest"))  # fmt: skip
+    return pushed
+
+
+def accounts(directory: Path) -> Path:
+    """An htpasswd file with the tests' one account."""
+    file = directory / "htpasswd"
+    file.write_text(call("htpasswd", "-Bbn", USER, PASSWORD), encoding="utf-8")
+    return file
+
+
+def htpasswd(directory: Path) -> dict[str, Any]:
+    """The auth section of a registry that wants Basic credentials."""
+    return {"htpasswd": {"realm": "tests", "path": str(accounts(directory))}}
+
+
+def token(directory: Path, realm: str) -> dict[str, Any]:
+    """The auth section of a registry that wants tokens from `realm`, signed with the key of `make_key`."""
+    return {
+        "token": {"realm": realm, "service": "tests", "issuer": "tests", "rootcertbundle": str(directory / "cert.pem")}
+    }
+
+
+def basic(user: str, password: str) -> str:
+    """The value of an Authorization header."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"

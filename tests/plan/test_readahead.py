@@ -1,0 +1,46 @@
+"""How much one request asks for, and how far ahead of a reader."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_proxy.plan.chunks import MIB, Span
+from registry_proxy.plan.readahead import FIRST_RUN, LONGEST_RUN, RUN_SECONDS, Trail, ahead, run_chunks
+
+
+def test_a_run_is_eight_mebibytes_until_the_speed_is_known() -> None:
+    """Nothing is known about a source before its first answer."""
+    assert run_chunks(None, MIB) * MIB == FIRST_RUN
+
+
+@given(st.floats(0, 1e12), st.sampled_from([64 << 10, MIB, 16 * MIB]))
+def test_a_run_takes_about_its_time_within_bounds(rate: float, chunk: int) -> None:
+    """A run is as long as the source sends in RUN_SECONDS, never more than the bound, never less than two chunks."""
+    chunks = run_chunks(rate, chunk)
+    assert 2 <= chunks <= max(2, LONGEST_RUN // chunk)
+    assert chunks * chunk <= max(rate * RUN_SECONDS, 2 * chunk)
+
+
+def test_a_trail_adds_up_reads_that_continue_each_other() -> None:
+    """A read that starts where another one ended continues its line; any other starts a new one."""
+    trail = Trail()
+    assert trail.follow(Span(0, 100)) == 100
+    assert trail.follow(Span(100, 150)) == 150
+    assert trail.follow(Span(100, 150)) == 50
+    assert trail.follow(Span(500, 600)) == 100
+
+
+def test_a_trail_remembers_a_bounded_number_of_readers() -> None:
+    """The oldest line is forgotten first."""
+    trail = Trail(remembered=2)
+    for start in (0, 1000, 2000):
+        trail.follow(Span(start, start + 10))
+    assert trail.follow(Span(10, 20)) == 10
+    assert trail.follow(Span(2010, 2020)) == 20
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 30))
+def test_read_ahead_buys_nothing_before_a_chunk_was_read_and_never_more_than_was(line: int, bound: int) -> None:
+    """The window is what was read in one line, up to the bound, in whole chunks."""
+    chunks = ahead(line, MIB, bound)
+    assert chunks * MIB <= min(line, bound)
+    assert chunks == 0 or line >= MIB
