@@ -9,19 +9,111 @@ from dataclasses import dataclass
 
 import structlog
 
+from registry_proxy import __version__
 from registry_proxy.access.proofs import Proofs
 from registry_proxy.config import Config
-from registry_proxy.net.client import Client
+from registry_proxy.net.upstream import UpstreamClient
+from registry_proxy.oci.names import SourceHost
 from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.discovery import Discovery
 from registry_proxy.pull.manifests import Manifests
+from registry_proxy.sources.rangeless import DayMemory
 from registry_proxy.sources.registry import Registry
 from registry_proxy.sources.upstream import UpstreamSource
-from registry_proxy.stats import Stats
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.store import ChunkStore
+from registry_proxy.tiers.store import ChunkStore, open_store
 from registry_proxy.web.server import Face
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Everything that runs. ``face`` is built, and not listening yet."""
+
+    config: Config
+    store: ChunkStore
+    records: Records
+    registries: dict[SourceHost, Registry]
+    source: UpstreamSource
+    metrics: Metrics
+    manifests: Manifests
+    discovery: Discovery
+    blobs: Blobs
+    face: Face
+
+
+@asynccontextmanager
+async def assemble(config: Config, clock: Callable[[], float] = time.time) -> AsyncIterator[Instance]:
+    """Build an instance and take it apart again, last things first. ``clock``: seconds since the epoch.
+
+    Raises StoreUnusable.
+    """
+    async with AsyncExitStack() as stack:
+        metrics = Metrics(config.upstreams)
+        store, records = await stack.enter_async_context(open_store(config.store, clock))
+        clients = {
+            name: await stack.enter_async_context(UpstreamClient(name, upstream, metrics))
+            for name, upstream in config.upstreams.items()
+        }
+        registries = {name: Registry(client) for name, client in clients.items()}
+        source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
+        proofs = Proofs(registries, records, config.policy)
+        blobs = Blobs(proofs, store, records, (source,), config.upstreams, config.policy, metrics)
+        stack.push_async_callback(blobs.close)
+        manifests = Manifests(registries, config.upstreams, records, config.policy, clock)
+        stack.push_async_callback(manifests.close)
+        discovery = Discovery(registries, config.upstreams, manifests, config.policy)
+        face = Face(
+            config,
+            manifests=manifests,
+            discovery=discovery,
+            blobs=blobs,
+            metrics=metrics,
+            stats=lambda: _stats(instance),
+            ready=lambda: None,
+        )
+        instance = Instance(config, store, records, registries, source, metrics, manifests, discovery, blobs, face)
+        yield instance
+
+
+async def serve(config: Config, *, ready: Callable[[list[str]], None] | None = None) -> None:
+    """Run an instance until SIGTERM or SIGINT. ``ready`` gets the URLs it listens on.
+
+    Raises StoreUnusable, or ConfigInvalid for an address that cannot be listened on.
+    """
+    logs.configure(config.log)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with assemble(config) as instance:
+        await instance.face.start()
+        try:
+            _log.info("server.ready", version=__version__, store=str(config.store.path))
+            if ready is not None:
+                ready([f"http://{_host(host)}:{port}" for host, port in instance.face.addresses])
+            await stop.wait()
+            _log.info("server.stopping", drain=config.server.drain)
+        finally:
+            await instance.face.stop()
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _stats(instance: Instance) -> dict[str, object]:
+    """The figures of ``/stats``."""
+    store = instance.store.stats()
+    instance.metrics.cache(store.bytes, store.limit, store.chunks)
+    return {
+        "version": __version__,
+        "store": store,
+        "upstreams": {
+            str(name): {"rangeless": instance.source.rangeless(name), "rate_limit": registry.rate_limit}
+            for name, registry in instance.registries.items()
+        },
+    }

@@ -157,7 +157,10 @@ WRONG = [
     ("[upstream.'no host']", 'upstream."no host": not a registry host'),
     ("[upstream.'a.example']\nurls = []", 'upstream."a.example".urls: at least one URL'),
     ("[upstream.'a.example']\nurls = ['ftp://a']", 'upstream."a.example".urls[0]: not an http:// or https:// URL'),
-    ("[upstream.'a.example']\nurls = ['https://a', 'https://a?x']", 'upstream."a.example".urls[1]: a URL of a registry'),
+    (
+        "[upstream.'a.example']\nurls = ['https://a', 'https://a?x']",
+        'upstream."a.example".urls[1]: a URL of a registry',
+    ),
     ("[upstream.'a.example']\nurls = ['https://a/v2/']", 'upstream."a.example".urls[0]: leave out the /v2'),
     ("[upstream.'a.example']\nurls = ['https://a:99999']", 'upstream."a.example".urls[0]: the host, the port'),
     ("[upstream.'a.example']\nurl = 'https://a'", 'upstream."a.example".url: unknown key (did you mean urls?)'),
@@ -167,7 +170,10 @@ WRONG = [
     ("[upstream.'a.example'.account]\npassword = 'p'", 'upstream."a.example".account.username: missing'),
     ("[upstream.'a.example']\nrepositories = ['/a']", "upstream.\"a.example\".repositories[0]: '/a' is not a pattern"),
     ("[upstream.'a.example']\nlisten = [':x']", "upstream.\"a.example\".listen[0]: ':x' is not an address"),
-    ("[upstream.'a.example']\nlisten = ['127.0.0.1:5000']", 'upstream."a.example".listen: 127.0.0.1:5000 is already taken'),
+    (
+        "[upstream.'a.example']\nlisten = ['127.0.0.1:5000']",
+        'upstream."a.example".listen: 127.0.0.1:5000 is already taken',
+    ),
 ]
 
 
@@ -240,7 +246,13 @@ class TestFlags:
         config = read(
             file,
             "[upstream.'a.example']\nurls = ['https://a.example']\naccount = {username = 'u', password = 'p'}\n",
-            Flags(upstreams=("a.example=http://127.0.0.1:1", "a.example=http://127.0.0.1:2/", "b.example=http://127.0.0.1:3")),
+            Flags(
+                upstreams=(
+                    "a.example=http://127.0.0.1:1",
+                    "a.example=http://127.0.0.1:2/",
+                    "b.example=http://127.0.0.1:3",
+                )
+            ),
         )
         assert config.upstreams["a.example"].urls == ("http://127.0.0.1:1", "http://127.0.0.1:2")
         assert config.upstreams["a.example"].account is None
@@ -267,7 +279,15 @@ class TestFlags:
 class TestUnits:
     @pytest.mark.parametrize(
         ("text", "size"),
-        [("0", 0), ("1KiB", 1024), ("1.5 MiB", 1536 << 10), ("2GB", 2_000_000_000), ("1tib", 1 << 40), (7, 7), ("9 B", 9)],
+        [
+            ("0", 0),
+            ("1KiB", 1024),
+            ("1.5 MiB", 1536 << 10),
+            ("2GB", 2_000_000_000),
+            ("1tib", 1 << 40),
+            (7, 7),
+            ("9 B", 9),
+        ],
     )
     def test_sizes(self, text: object, size: int) -> None:
         """Binary and decimal units, in any case, with or without a space."""
@@ -279,7 +299,10 @@ class TestUnits:
         with pytest.raises(ValueError, match="is not a size"):
             parse_size(text)
 
-    @pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("60s", 60), ("5m", 300), ("2h", 7200), ("1d", 86400), (2.5, 2.5), ("3", 3)])
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [("250ms", 0.25), ("60s", 60), ("5m", 300), ("2h", 7200), ("1d", 86400), (2.5, 2.5), ("3", 3)],
+    )
     def test_durations(self, text: object, seconds: float) -> None:
         """From milliseconds to days; a bare number is seconds."""
         assert parse_duration(text) == seconds
@@ -328,7 +351,9 @@ class TestAddress:
         address = Address.parse(text)
         assert (address.host, address.port, address.netloc, address.is_loopback) == (host, port, netloc, loopback)
 
-    @pytest.mark.parametrize("text", ["", "5000", "::1:5000", "[::1]", "a:b", "a:123456", "a:70000", "[g::]:1", "http://a:1", "a b:1"])
+    @pytest.mark.parametrize(
+        "text", ["", "5000", "::1:5000", "[::1]", "a:b", "a:123456", "a:70000", "[g::]:1", "http://a:1", "a b:1"]
+    )
     def test_no_addresses(self, text: str) -> None:
         """What is no address is refused."""
         with pytest.raises((ValueError, BadRequest)):

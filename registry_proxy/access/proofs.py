@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from registry_proxy.config import Policy
 from registry_proxy.errors import Offline
+from registry_proxy.net.single import SingleFlight
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.sources.registry import Registry
@@ -22,6 +23,7 @@ class Proofs:
         self._registries = registries
         self._records = records
         self._policy = policy
+        self._asking: SingleFlight[BlobPlace, int] = SingleFlight()
 
     async def admit(self, place: BlobPlace, *, certain: bool) -> tuple[int, bool]:
         """The blob's size, and whether that is a fact; see ``pull.blobs.Doorkeeper``. Raises BlobUnknown, Denied, Trouble."""
@@ -35,9 +37,12 @@ class Proofs:
             return hint.size, False
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")
+        return await self._asking.do(place, lambda: self._ask(place)), True
+
+    async def _ask(self, place: BlobPlace) -> int:
         size = await self._registries[place.upstream].head_blob(place.repository, place.digest)
         await self.proved(place, size)
-        return size, True
+        return size
 
     async def proved(self, place: BlobPlace, size: int) -> None:
         """The repository itself has said that it has this blob."""

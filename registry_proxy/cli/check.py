@@ -1,1 +1,85 @@
-def check() -> None: "stub"
+"""``registry-proxy check``: is this configuration right, and what do its upstreams offer."""
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from registry_proxy.cli.findings import Probed, StoreFound
+from registry_proxy.cli.options import NO_FLAGS, Json, Setup, image_name
+from registry_proxy.cli.output import print_json, print_table
+from registry_proxy.config import Config, Logging
+from registry_proxy.config.units import size_text
+from registry_proxy.errors import ConfigInvalid
+from registry_proxy.oci.names import ImageName, SourceHost
+
+
+def check(
+    *,
+    image: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="", show_default=False, help="An image to try ranges on, HOST/REPOSITORY[:TAG]; one per upstream."
+        ),
+    ] = (),
+    json: Json = False,
+    setup: Setup = NO_FLAGS,
+) -> int:
+    """Validate a configuration and try each upstream.
+
+    Exit code 0 if the store can be used and every upstream answers, 1 if not, 2 if the configuration is wrong.
+
+    For example:
+
+    - `registry-proxy check`
+    - `registry-proxy check --config /etc/registry-proxy/proxy.toml --image quay.io/centos/centos:stream9`
+    - `registry-proxy check --upstream gitlab.example=http://127.0.0.1:5001 --json`
+    """
+    from registry_proxy.cli.advice import look_at_store, warnings
+    from registry_proxy.cli.probe import probe_all
+    from registry_proxy.telemetry import logs
+
+    config = setup.load()
+    images = _by_upstream(config, [image_name(text) for text in image])
+    store = look_at_store(config, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    advice = list(warnings(config, store))
+    logs.configure(Logging(level="error"))  # a retry is no news here
+    probes = asyncio.run(probe_all(config, images))
+    good = store.error is None and not any(one.error for one in probes)
+    if json:
+        found = {"upstreams": [asdict(one) for one in probes], "store": asdict(store), "warnings": advice}
+        print_json({"ok": good, **found})
+    else:
+        _show(probes, store, advice)
+    return 0 if good else 1
+
+
+def _by_upstream(config: Config, images: list[ImageName]) -> dict[SourceHost, ImageName]:
+    for image in images:
+        if image.host not in config.upstreams:
+            raise ConfigInvalid(f"--image: {image.host} is not a configured upstream")
+    return {image.host: image for image in images}
+
+
+def _show(probes: list[Probed], store: StoreFound, advice: list[str]) -> None:
+    columns = ("upstream", "url", "answers", "authorization", "ranges", "multi-range", "time")
+    print_table("upstreams", columns, (_row(one) for one in probes))
+    if any(one.ranges == "unknown" and not one.error for one in probes):
+        print("ranges are unknown until an image is pulled: try --image HOST/REPOSITORY:TAG")
+    verdict = store.error or "usable"
+    print(
+        f"store {store.path}: {verdict}; {store.file_system}, {size_text(store.free)} free, limit {size_text(store.limit)}"
+    )
+    for line in advice:
+        print(f"warning: {line}")
+
+
+def _row(one: Probed) -> tuple[str, ...]:
+    if one.error:
+        return (one.upstream, one.url, f"no: {one.error}", "", "", "", "")
+    answers = "yes" if one.status == 200 else f"yes, {one.status}: only some repositories may be public"
+    authorization = f"{one.authorization}, with an account" if one.account else one.authorization
+    time = "" if one.seconds is None else f"{one.seconds * 1000:.0f} ms"
+    return (one.upstream, one.url, answers, authorization, one.ranges, one.multi_range, time)

@@ -21,7 +21,9 @@ def hosts(
     client: Annotated[Client, Parameter(help="Which client; podman is also CRI-O, buildah and skopeo.")],
     /,
     *,
-    write: Annotated[Path | None, Parameter(help="Write the files below this directory instead; / is where the client looks.")] = None,
+    write: Annotated[
+        Path | None, Parameter(help="Write the files below this directory instead; / is where the client looks.")
+    ] = None,
     server: Server = None,
     setup: Setup = NO_FLAGS,
 ) -> None:
@@ -54,7 +56,9 @@ def install(files: list[ClientFile], root: Path) -> None:
     for file in files:
         path = root / file.path.lstrip("/")
         if path.exists() and path.read_text() != file.text:
-            raise FileInTheWay(f"{path} is there already and differs: merge it by hand (registry-proxy hosts prints what belongs in it)")
+            raise FileInTheWay(
+                f"{path} is there already and differs: merge it by hand (registry-proxy hosts prints what belongs in it)"
+            )
     for file in files:
         path = root / file.path.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)

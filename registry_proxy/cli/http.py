@@ -41,7 +41,7 @@ class Instance:
 
     url: str
     timeout: float = 60.0
-    _open: set[http.client.HTTPConnection] = field(default_factory=set)
+    _open: set[socket.socket] = field(default_factory=set)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def alive(self) -> bool:
@@ -58,7 +58,9 @@ class Instance:
         self.drain(path, headers, body.extend, limit)
         return bytes(body)
 
-    def drain(self, path: str, headers: dict[str, str], receive: Callable[[bytes], object], limit: int | None = None) -> int:
+    def drain(
+        self, path: str, headers: dict[str, str], receive: Callable[[bytes], object], limit: int | None = None
+    ) -> int:
         """Hand the body at a path to ``receive`` block by block; the number of bytes.
 
         A busy instance is asked again when it says so. Raises InstanceUnreachable, InstanceRefused (a status other than 200,
@@ -76,28 +78,39 @@ class Instance:
     def stop(self) -> None:
         """End every exchange under way, from any thread."""
         self._stopped.set()
-        for connection in tuple(self._open):
-            with contextlib.suppress(OSError, AttributeError):  # not connected yet, or just closed
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        for connected in tuple(self._open):
+            with contextlib.suppress(OSError):  # closed a moment ago
+                connected.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def _answer(self, path: str, headers: dict[str, str], timeout: float) -> Iterator[http.client.HTTPResponse]:
         url = urlsplit(self.url)
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         connection = kind(url.netloc, timeout=timeout)
-        self._open.add(connection)
         try:
-            if self._stopped.is_set():
-                raise Stopped("stopped")
-            connection.request("GET", url.path + path, headers=headers)
-            yield connection.getresponse()
+            connection.connect()
+            with self._stoppable(connection.sock):
+                connection.request("GET", url.path + path, headers=headers)
+                yield connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            if self._stopped.is_set():
-                raise Stopped("stopped") from error
+            self._check_stopped()
             raise InstanceUnreachable(f"{self.url}: {error or type(error).__name__}") from error
         finally:
-            self._open.discard(connection)
             connection.close()
+
+    @contextlib.contextmanager
+    def _stoppable(self, connected: socket.socket) -> Iterator[None]:
+        """While this lasts, ``stop`` wakes whoever waits for the socket."""
+        self._open.add(connected)
+        try:
+            self._check_stopped()
+            yield
+        finally:
+            self._open.discard(connected)
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped("stopped")
 
     def _body(
         self, path: str, answer: http.client.HTTPResponse, receive: Callable[[bytes], object], limit: int | None
@@ -110,6 +123,7 @@ class Instance:
             if limit is not None and count > limit:
                 raise InstanceRefused(f"{self.url}{path} sent more than {limit} bytes")
             receive(block)
+        self._check_stopped()
         if promised is not None and count != promised:
             raise InstanceRefused(f"{self.url}{path} broke off after {count} of {promised} bytes")
         return count

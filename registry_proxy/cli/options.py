@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from registry_proxy.config import Config, Flags, load
 from registry_proxy.config.address import Address
 from registry_proxy.config.rules import check_registry_url
-from registry_proxy.errors import ConfigInvalid
+from registry_proxy.errors import BadRequest, ConfigInvalid, ManifestUnknown
+from registry_proxy.oci.names import ImageName
 
 ConfigFile = Annotated[
     Path | None,
@@ -19,7 +20,10 @@ ConfigFile = Annotated[
 Listen = Annotated[
     tuple[str, ...],
     Parameter(
-        name="--listen", negative="", show_default=False, help="HOST:PORT to listen on; may be repeated. ':5000' is every interface."
+        name="--listen",
+        negative="",
+        show_default=False,
+        help="HOST:PORT to listen on; may be repeated. ':5000' is every interface.",
     ),
 ]
 StoreDirectory = Annotated[Path | None, Parameter(name="--store", help="Directory of the chunk store.")]
@@ -71,3 +75,11 @@ def server_url(given: str | None, config: Config) -> str:
         return check_registry_url(given)
     except ValueError as error:
         raise ConfigInvalid(f"--server: {error}") from None
+
+
+def image_name(text: str) -> ImageName:
+    """An image name of the command line; raises ConfigInvalid."""
+    try:
+        return ImageName.parse(text)
+    except (BadRequest, ManifestUnknown) as error:
+        raise ConfigInvalid(f"{text[:160]}: {error}") from None

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 from cyclopts import Parameter
@@ -12,23 +12,28 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from registry_proxy.cli.http import Instance, InstanceUnreachable
-from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, server_url
+from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, image_name, server_url
 from registry_proxy.cli.output import print_json
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.warming import Warmed, Watcher, warm_image
 from registry_proxy.config import Config
-from registry_proxy.config.units import size_text
-from registry_proxy.errors import BadRequest, ConfigInvalid, ManifestUnknown
-from registry_proxy.oci.names import ImageName
+from registry_proxy.config.units import Seconds, size_text
+from registry_proxy.errors import ConfigInvalid
 
 T = TypeVar("T")
 
 
 def warm(
-    *images: Annotated[str, Parameter(name="IMAGE", help="Image names as for podman or docker: HOST/REPOSITORY[:TAG][@DIGEST].")],
+    *images: Annotated[
+        str, Parameter(name="IMAGE", help="Image names as for podman or docker: HOST/REPOSITORY[:TAG][@DIGEST].")
+    ],
     platform: Annotated[
         tuple[str, ...],
-        Parameter(negative="", show_default=False, help="OS/ARCHITECTURE[/VARIANT], may be repeated, or all; default: this machine's."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="OS/ARCHITECTURE[/VARIANT], may be repeated, or all; default: this machine's.",
+        ),
     ] = (),
     server: Server = None,
     json: Json = False,
@@ -47,7 +52,7 @@ def warm(
     if not images:
         raise ConfigInvalid("warm: name at least one image")
     config = setup.load()
-    names = [_image(text) for text in images]
+    names = [image_name(text) for text in images]
     wanted = [Wanted.parse(text) for text in platform] or [Wanted.here()]
 
     def work(instance: Instance) -> list[Warmed]:
@@ -82,7 +87,8 @@ async def _through_own(config: Config, work: Callable[[Instance], T]) -> T:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(serve(alone(config), ready=lambda urls: ready.set_result(urls[0])))
     try:
-        await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {running, ready}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()  # why it did not start
             raise KeyboardInterrupt
@@ -109,18 +115,11 @@ async def _stoppable(instance: Instance, work: Callable[[Instance], T]) -> T:
 
 
 def alone(config: Config) -> Config:
-    """The configuration with one listener only, on a free loopback port."""
-    quiet = {host: msgspec.structs.replace(upstream, listen=()) for host, upstream in config.upstreams.items()}
-    return msgspec.structs.replace(
-        config, upstreams=quiet, server=msgspec.structs.replace(config.server, listen=("127.0.0.1:0",), drain=0.0)
-    )
-
-
-def _image(text: str) -> ImageName:
-    try:
-        return ImageName.parse(text)
-    except (BadRequest, ManifestUnknown) as error:
-        raise ConfigInvalid(f"{text[:160]}: {error}") from None
+    """The configuration with one listener only, on a free loopback port, and no log line for what goes well."""
+    unheard = {host: msgspec.structs.replace(upstream, listen=()) for host, upstream in config.upstreams.items()}
+    listener = msgspec.structs.replace(config.server, listen=("127.0.0.1:0",), drain=Seconds(0))
+    log = msgspec.structs.replace(config.log, level="warning")
+    return msgspec.structs.replace(config, upstreams=unheard, server=listener, log=log)
 
 
 def _summary(found: list[Warmed]) -> None:
@@ -133,7 +132,12 @@ class _Bars(Watcher):
     """A progress bar per image on standard error, where that is a terminal."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
         self._tasks: dict[str, TaskID] = {}
 

@@ -54,6 +54,7 @@ _TRIES = 3
 _TRY_FOR = 10.0
 """Seconds after which a failure is not retried: a client that waits 30 s for headers has other mirrors to try, too."""
 _META_SLOTS = 4
+"""Exchanges at a time for manifests, tokens, lists and small blobs: they never wait behind layers."""
 
 Missing = type[BlobUnknown] | type[ManifestUnknown] | type[NameUnknown] | type[UpstreamBroken]
 
@@ -61,7 +62,8 @@ Missing = type[BlobUnknown] | type[ManifestUnknown] | type[NameUnknown] | type[U
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request. ``path``: below the registry's root, ``/v2/…``; ``missing``: what a 404 means; ``accept``: statuses
-    that the caller wants to see, all others are raised; ``blob``: it waits for a blob slot, as urgently as ``urgency`` says."""
+    that the caller wants to see, all others are raised; ``blob``: where it is found is remembered for a while; ``urgency``: how
+    urgently it waits for one of the slots for large bodies (None: it takes one of those for small answers)."""
 
     path: str
     missing: Missing
@@ -107,6 +109,10 @@ class UpstreamClient:
         """The authorization scheme that the upstream has asked for so far, or None."""
         return next(filter(None, (self._auth.scheme(Origin.of(url)) for url in self.settings.urls)), None)
 
+    def anonymous(self, repository: Repository) -> bool:
+        """True if no account of ours is used for this repository."""
+        return not self._auth.uses_account(repository)
+
     @asynccontextmanager
     async def ask(self, ask: Ask) -> AsyncIterator[Response]:
         """The response of the first mirror that has one. Raises what the heaviest failure was: trouble, ``Denied``, ``ask.missing``."""
@@ -149,7 +155,7 @@ class UpstreamClient:
 
     async def _admit(self, ask: Ask, mirror: str, stack: AsyncExitStack) -> Response:
         origin = Origin.of(mirror)
-        slots = self._blob_slots if ask.blob else self._meta_slots
+        slots = self._meta_slots if ask.urgency is None else self._blob_slots
         for challenged in (False, True):
             header = await self._auth.header(origin, ask.repository)
             async with AsyncExitStack() as held:

@@ -31,12 +31,12 @@ class Trail:
         self._remembered = remembered
 
     def follow(self, span: Span) -> int:
-        """Note a read; the bytes read in one line so far, this read included."""
-        line = self._ends.pop(span.start, 0) + len(span)
-        self._ends[span.stop] = line
+        """Note a read; the bytes read in one line so far, this read included, or 0 if it continues none."""
+        before = self._ends.pop(span.start, 0)
+        self._ends[span.stop] = before + len(span)
         while len(self._ends) > self._remembered:
             self._ends.popitem(last=False)
-        return line
+        return before and before + len(span)
 
 
 def ahead(line: int, chunk: int, bound: int) -> int:

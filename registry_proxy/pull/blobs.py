@@ -13,7 +13,7 @@ from registry_proxy.config import Policy, Upstream
 from registry_proxy.errors import BlobUnknown, Denied, RegistryProxyError, Trouble
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
-from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
 from registry_proxy.pull.flights import BlobFlights, Heart
 from registry_proxy.pull.hints import Hints
@@ -127,7 +127,9 @@ class Blobs:
 
     async def open_anywhere(self, digest: Digest, *, certain: bool = False) -> OpenBlob:
         """A blob that was asked for without an upstream: from the first of its known places that admits it."""
-        said: RegistryProxyError = BlobUnknown(f"{digest} was not seen yet in any repository; name its registry with ?ns=")
+        said: RegistryProxyError = BlobUnknown(
+            f"{digest} was not seen yet in any repository; name its registry with ?ns="
+        )
         for place in await self._hints.places(digest):
             if place.upstream not in self._upstreams:
                 continue
@@ -163,7 +165,7 @@ class Blobs:
 
     async def _proved(self, place: BlobPlace, size: int) -> None:
         await self._doorkeeper.proved(place, size)
-        await self._hints.note_place(place)
+        await self._records.add_place(place.digest, place.upstream, place.repository)
         flights = self._flights.get((place.digest, size))
         if flights is not None and place not in self._open:
             self._remember(OpenBlob(place, size, flights, self._store, self._policy.read_ahead))
@@ -175,7 +177,7 @@ class Blobs:
         """
         if not self._upstreams[place.upstream].eager_siblings:
             return
-        budget = self._policy.sibling_budget
+        budget: int = self._policy.sibling_budget
         for sibling in await self._hints.siblings(place):
             if sibling.size > budget:
                 return
@@ -194,4 +196,3 @@ class Blobs:
             await work
         except RegistryProxyError as error:
             _log.warning("blobs.background_failed", error=str(error))
-

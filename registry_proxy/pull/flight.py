@@ -18,7 +18,15 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
-from registry_proxy.errors import BlobUnknown, ContentCorrupt, Denied, Offline, RegistryProxyError, Trouble, UpstreamBusy
+from registry_proxy.errors import (
+    BlobUnknown,
+    ContentCorrupt,
+    Denied,
+    Offline,
+    RegistryProxyError,
+    Trouble,
+    UpstreamBusy,
+)
 from registry_proxy.plan.chunks import Grid, Run
 from registry_proxy.sources.base import BlobPlace, Delivery, Source, Urgency
 

@@ -152,13 +152,14 @@ class BlobFlights:
         and NoRoom if no flight can bring it: a range-less stream that could not be kept has passed it."""
         patience = self._heart.policy.patience
         for flight in self._flights:
-            if flight.covers(index):
-                seconds = flight.seconds_until(index)
-                if seconds is not None and seconds > patience:
-                    message = f"the upstream needs about {seconds:.0f} s to reach this range"
-                    raise NotSoon(message, retry_after=min(max(1.0, seconds - patience), 10.0))
-                if flight.whole and self._cramped and index > flight.next + _WINDOW:
-                    raise NoRoom(f"the store has no room for the {self.grid.size} bytes that come before this range")
+            if not flight.covers(index):
+                continue
+            if flight.whole and self._cramped and index > flight.next + _WINDOW:
+                raise NoRoom(f"the store has no room for the {self.grid.size} bytes that come before this range")
+            seconds = flight.seconds_until(index)
+            if seconds is not None and seconds > patience:
+                message = f"the upstream needs about {seconds:.0f} s to reach this range"
+                raise NotSoon(message, retry_after=min(max(1.0, seconds - patience), 10.0))
 
     # --- planning --------------------------------------------------------------------------------------------------
 
@@ -204,7 +205,7 @@ class BlobFlights:
         except RegistryProxyError as error:
             trouble = error
             _log.warning("flight.failed", digest=str(self.place.digest), upstream=self.place.upstream, error=str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a mistake of ours must not leave readers waiting for ever
             _log.exception("flight.crashed", digest=str(self.place.digest))
             trouble = Trouble(f"internal error: {error!r}")
         finally:

@@ -6,10 +6,7 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import Hint, Place, Places, Sibling, Siblings, digest_key
-
-_PLACES = 16
-"""Repositories remembered for one digest, the newest first."""
+from registry_proxy.tiers.schema import Hint, Sibling, Siblings, digest_key
 
 
 class Hints:
@@ -27,17 +24,8 @@ class Hints:
             key = digest_key(upstream, repository, blob.digest)
             if self._records.hints.peek(key) != Hint(blob.size):
                 await self._records.hints.put(key, Hint(blob.size))
-                await self.note_place(BlobPlace(upstream, repository, blob.digest))
+                await self._records.add_place(blob.digest, upstream, repository)
             await self._records.siblings.put(key, layers)
-
-    async def note_place(self, place: BlobPlace) -> None:
-        """Remember that a digest was named or found in this repository."""
-        key, here = str(place.digest), Place(str(place.upstream), str(place.repository))
-        known = await self._records.places.get(key)
-        places = known.places if known is not None else ()
-        if here not in places[:1]:
-            kept = tuple(one for one in places if one != here)[: _PLACES - 1]
-            await self._records.places.put(key, Places((here, *kept)))
 
     async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
         """The repositories where a digest was named or found, the newest first."""

@@ -10,12 +10,13 @@ import hashlib
 
 import structlog
 
-from registry_proxy.errors import ContentCorrupt
+from registry_proxy.errors import ContentCorrupt, StoreTrouble
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.telemetry.metrics import Metrics
-from registry_proxy.tiers.base import Chunk, MemoryChunk, StoreBroken, StoreFull
-from registry_proxy.tiers.records import Records, VerifiedBlob
+from registry_proxy.tiers.base import Chunk, MemoryChunk
+from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.schema import VerifiedBlob
 from registry_proxy.tiers.store import ChunkStore, Room
 
 _log = structlog.get_logger()
@@ -138,7 +139,7 @@ class BlobLanding:
         if room is not None and self._store.writable:
             try:
                 return await self._store.put(self.digest, self.grid, index, data, room)
-            except (StoreFull, StoreBroken) as error:
+            except StoreTrouble as error:
                 _log.warning("store.failed", error=str(error))
         return MemoryChunk(bytes(data))
 

@@ -86,7 +86,9 @@ class Manifests:
             if stored is not None:
                 return stored
         self._not_offline(f"manifest {digest}")
-        return await self._single.do((upstream, repository, str(digest)), lambda: self._fetch(upstream, repository, digest))
+        return await self._single.do(
+            (upstream, repository, str(digest)), lambda: self._fetch(upstream, repository, digest)
+        )
 
     async def _stored(self, digest: Digest, stale: str | None = None) -> ServedManifest | None:
         record = await self._records.manifests.get(str(digest))
@@ -125,7 +127,9 @@ class Manifests:
             return old
         return await self._revalidate(key, tag, old)
 
-    async def _revalidate(self, key: tuple[SourceHost, Repository, str], tag: Tag, old: ServedManifest) -> ServedManifest:
+    async def _revalidate(
+        self, key: tuple[SourceHost, Repository, str], tag: Tag, old: ServedManifest
+    ) -> ServedManifest:
         upstream, repository, _ = key
         task = asyncio.create_task(self._single.do(key, lambda: self._ask(upstream, repository, tag, old)))
         self._background.add(task)
@@ -140,7 +144,11 @@ class Manifests:
 
     def _asked(self, task: "asyncio.Task[ServedManifest]") -> None:
         self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, RegistryProxyError):
+        if (
+            not task.cancelled()
+            and (error := task.exception()) is not None
+            and not isinstance(error, RegistryProxyError)
+        ):
             _log.error("manifest.revalidation_crashed", error=repr(error))
 
     async def _ask(
@@ -161,7 +169,9 @@ class Manifests:
             await self._records.tags.delete(tag_key(upstream, repository, tag))
             raise
 
-    async def _move_tag(self, upstream: SourceHost, repository: Repository, tag: Tag, digest: Digest, media_type: str) -> None:
+    async def _move_tag(
+        self, upstream: SourceHost, repository: Repository, tag: Tag, digest: Digest, media_type: str
+    ) -> None:
         record = TagRecord(digest=str(digest), media_type=media_type, checked_at=self._clock())
         await self._records.tags.put(tag_key(upstream, repository, tag), record)
 
@@ -186,4 +196,3 @@ class Manifests:
     def _not_offline(self, what: str) -> None:
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and {what} is not in the cache")
-

@@ -1,10 +1,10 @@
 """One client's read of a blob: pieces in the order asked, each from the store or from the flight that brings it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self
-
 
 from registry_proxy.plan.chunks import Grid, Span
 from registry_proxy.plan.ranges import Part
@@ -28,7 +28,7 @@ class Reader:
         self._read_ahead = read_ahead
         grid = flights.grid
         self._wish = Wish(_chunks(grid, parts), partial=_partial(grid, parts))
-        self._ascending = all(a.span.stop <= b.span.start for a, b in zip(parts, parts[1:], strict=False))
+        self._ascending = all(a.span.stop <= b.span.start for a, b in itertools.pairwise(parts))
         self._last: tuple[int, Chunk, str] | None = None
         self._line = 0
 
@@ -54,7 +54,7 @@ class Reader:
             self._flights.leave(self._wish)
             self._linger()
 
-    async def pieces(self, part: int) -> AsyncIterator[Piece]:
+    async def pieces(self, part: int) -> AsyncGenerator[Piece, None]:
         """The pieces of one part, in order: exactly its bytes, or Trouble (NoRoom, ContentCorrupt) is raised.
 
         The last piece of a part is held back until the blob, if it is complete or the part is all of it, is known to be
@@ -163,5 +163,3 @@ def _chunks(grid: Grid, parts: Sequence[Part]) -> Sequence[int]:
 
 def _partial(grid: Grid, parts: Sequence[Part]) -> bool:
     return len(parts) > 1 or parts[0].span != Span(0, grid.size)
-
-

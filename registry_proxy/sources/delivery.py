@@ -10,7 +10,9 @@ from registry_proxy.plan.chunks import Span
 class UpstreamDelivery:
     """The bytes of ``span`` as one response brings them; see ``sources.base.Delivery``."""
 
-    def __init__(self, response: Response, span: Span, total: int, *, ranged: bool, received: Callable[[int], None]) -> None:
+    def __init__(
+        self, response: Response, span: Span, total: int, *, ranged: bool, received: Callable[[int], None]
+    ) -> None:
         self.span = span
         self.total = total
         self.origin = str(response.origin)

@@ -1,12 +1,14 @@
 """Which upstreams answer 200 to a Range: learned from two answers, kept for a day."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.origins import Origin
 
 _ENOUGH = 2
+_DAY = 86400.0
 _MOST_ORIGINS = 4096
 
 
@@ -54,3 +56,20 @@ class Rangeless:
 
 def _key(upstream: SourceHost, origin: Origin) -> str:
     return f"{upstream} {origin}"
+
+
+class DayMemory:
+    """Remembers keys for a day, in memory: forgetting one costs nothing but a second look. ``clock``: seconds, monotonic."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._noted: dict[str, float] = {}
+
+    def get(self, key: str) -> bool:
+        """True if the key was noted less than a day ago."""
+        noted = self._noted.get(key)
+        return noted is not None and self._clock() - noted < _DAY
+
+    def note(self, key: str) -> None:
+        """Remember a key."""
+        self._noted[key] = self._clock()

@@ -3,14 +3,16 @@
 Everything is small and checked before it is handed on.
 """
 
+import re
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
-from registry_proxy.errors import BlobUnknown, Denied, ManifestUnknown, NameUnknown, UpstreamBroken
+from registry_proxy.errors import BlobUnknown, Denied, DigestInvalid, ManifestUnknown, NameUnknown, UpstreamBroken
 from registry_proxy.net.response import Response
-from registry_proxy.net.upstream import Ask, Missing, UpstreamClient
+from registry_proxy.net.upstream import Ask, UpstreamClient
 from registry_proxy.oci import content
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Reference, Repository, SourceHost
@@ -19,7 +21,8 @@ from registry_proxy.plan.ratelimit import RateLimit
 
 _MAX_LIST = 16 << 20
 _HEAD_REFUSED = frozenset({400, 403, 405, 501})
-_DIGEST_HEADER = "Docker-Content-Digest"
+_NEXT = re.compile(r';\s*rel="?next\b', re.IGNORECASE)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class FetchedManifest:
 class NamePage:
     """Names in the upstream's order. ``more``: there are names after the last of these."""
 
-    names: list[str]
+    names: tuple[str, ...]
     more: bool
 
 
@@ -95,13 +98,17 @@ class Registry:
         try:
             async with self._client.ask(Ask("/v2/", UpstreamBroken)) as response:
                 status = response.status
+                if response.media_type == "text/html":
+                    raise UpstreamBroken(f"{response.origin} is a web site, not a registry")
         except Denied:
             status = 401
         return Ping(status, self._client.scheme(), time.monotonic() - started)
 
     async def head_manifest(self, repository: Repository, reference: Reference) -> ManifestHead:
-        """What the upstream says about a manifest without sending it; raises ManifestUnknown or NameUnknown."""
+        """What the upstream says about a manifest without sending it (nothing, if it knows no HEAD); raises ManifestUnknown or NameUnknown."""
         async with self._client.ask(self._manifest("HEAD", repository, reference)) as response:
+            if response.status != 200:
+                return ManifestHead(None, "", None)
             return ManifestHead(_said_digest(response), response.media_type, response.length)
 
     async def get_manifest(self, repository: Repository, reference: Reference) -> FetchedManifest:
@@ -118,17 +125,19 @@ class Registry:
         if expected not in {None, digest}:
             raise UpstreamBroken(f"{self.name} sends a manifest that does not hash to {expected}")
         inner = _decode(body, _MediaType, f"{self.name}: {repository} {reference}: not a manifest").media_type
-        return FetchedManifest(body, said_type if _is_manifest_type(said_type) else inner or said_type, digest)
+        return FetchedManifest(
+            body, said_type if said_type.startswith("application/vnd.") else inner or said_type, digest
+        )
 
     async def tags(self, repository: Repository, n: int | None = None, last: str | None = None) -> NamePage:
         """At most ``n`` tags after ``last``; raises NameUnknown."""
         body, more = await self._list(f"/v2/{repository}/tags/list", repository, n, last)
-        return NamePage(_decode(body, _Tags, f"{self.name}: not a list of tags").tags or [], more)
+        return _page(_decode(body, _Tags, f"{self.name}: not a list of tags").tags, more, n, last)
 
     async def catalog(self, n: int | None = None, last: str | None = None) -> NamePage:
         """At most ``n`` repositories after ``last``; raises NameUnknown if the upstream does not tell."""
         body, more = await self._list("/v2/_catalog", None, n, last)
-        return NamePage(_decode(body, _Catalog, f"{self.name}: not a catalog").repositories or [], more)
+        return _page(_decode(body, _Catalog, f"{self.name}: not a catalog").repositories, more, n, last)
 
     async def referrers(self, repository: Repository, digest: Digest) -> bytes | None:
         """The image index of what refers to a manifest; None only where the upstream has no referrers API (404)."""
@@ -160,10 +169,49 @@ class Registry:
 
     def _manifest(self, method: str, repository: Repository, reference: Reference) -> Ask:
         path = f"/v2/{repository}/manifests/{reference}"
-        return Ask(path, ManifestUnknown, method, repository, headers={"Accept": content.ACCEPT})
+        accept = frozenset({200, 405}) if method == "HEAD" else frozenset({200})
+        return Ask(path, ManifestUnknown, method, repository, headers={"Accept": content.ACCEPT}, accept=accept)
 
-    async def _list(self, path: str, repository: Repository | None, n: int | None, last: str | None) -> tuple[bytes, bool]:
+    async def _list(
+        self, path: str, repository: Repository | None, n: int | None, last: str | None
+    ) -> tuple[bytes, bool]:
         query = {name: str(value) for name, value in (("n", n), ("last", last)) if value is not None}
         async with self._client.ask(Ask(path, NameUnknown, repository=repository, query=query)) as response:
             response.refuse_encoding()
-            return await response.read(_MAX_LIST), 'rel="next"' in response.headers.get("Link", "").replace("rel=next", 'rel="next"')
+            return await response.read(_MAX_LIST), _NEXT.search(response.headers.get("Link", "")) is not None
+
+
+def _page(names: list[str] | None, more: bool, n: int | None, last: str | None) -> NamePage:
+    """The page asked for, also from an upstream that knows no pages and sends every name every time."""
+    names = names or []
+    if last in names:
+        names = names[names.index(last) + 1 :]
+    cut = n is not None and len(names) > n
+    return NamePage(tuple(names[:n] if cut else names), (more or cut) and n != 0)
+
+
+def _size_of_probe(response: Response) -> int:
+    """The size of a blob of which the first byte was asked for."""
+    said = response.headers.get("Content-Range", "")
+    match response.status:
+        case 206 if found := parse_content_range(said):
+            return found.total
+        case 416 if said == "bytes */0":
+            return 0
+        case 200 if response.length is not None and response.media_type != "text/html":
+            return response.length
+    raise UpstreamBroken(f"{response.origin} does not say how long a blob is")
+
+
+def _said_digest(response: Response) -> Digest | None:
+    try:
+        return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+    except DigestInvalid:
+        return None
+
+
+def _decode(body: bytes, kind: type[_T], complaint: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UpstreamBroken(f"{complaint}: {error}") from error

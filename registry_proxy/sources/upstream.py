@@ -21,6 +21,9 @@ from registry_proxy.telemetry.metrics import Metrics
 _NO_RANGES = frozenset({400, 501})
 """What some registries say to a Range instead of ignoring it (giuseppe/crfs-plugin#1)."""
 
+_SMALL = 128 * 1024
+"""Bytes: a blob no larger, as configs are, does not wait behind layers."""
+
 
 class UpstreamSource:
     """All upstreams as one source; see ``sources.base.Source``."""
@@ -46,17 +49,18 @@ class UpstreamSource:
         """
         if not span or self.rangeless(place.upstream):
             span = None
+        slot = None if size is not None and size <= _SMALL else urgency
         async with AsyncExitStack() as stack:
-            response = await self._ask(place, span, size, urgency, stack)
+            response = await self._ask(place, span, slot, stack)
             if span is not None and response.status in _NO_RANGES:
                 self._rangeless.ignored_range(place.upstream, response.origin)
                 await stack.aclose()
                 span = None
-                response = await self._ask(place, None, size, urgency, stack)
+                response = await self._ask(place, None, slot, stack)
             yield self._deliver(place, span, size, response)
 
     async def _ask(
-        self, place: BlobPlace, span: Span | None, size: int | None, urgency: Urgency, stack: AsyncExitStack
+        self, place: BlobPlace, span: Span | None, urgency: Urgency | None, stack: AsyncExitStack
     ) -> Response:
         ask = Ask(
             path=f"/v2/{place.repository}/blobs/{place.digest}",

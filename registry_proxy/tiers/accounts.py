@@ -140,7 +140,9 @@ class Accounts:
         for group in list(self._groups.values()):
             page = pages.get(group.key.digest.hex[:2])
             if page is not None and group.mask:
-                page.append(GroupAccount(str(group.key.digest), group.key.number, group.bytes, group.mask, group.last_use))
+                page.append(
+                    GroupAccount(str(group.key.digest), group.key.number, group.bytes, group.mask, group.last_use)
+                )
         for name, accounts in pages.items():
             yield name, AccountPage(tuple(accounts))
 

@@ -22,8 +22,32 @@ from registry_proxy.tiers.layout import Layout
 VERSION: Final = 1
 
 _NETWORK: Final = frozenset(
-    "acfs afs beegfs ceph cifs coda fhgfs fuse gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs "
-    "pvfs2 smb2 smb3 smbfs wekafs".split()
+    [
+        "acfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "fhgfs",
+        "fuse",
+        "gfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "pvfs2",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "wekafs",
+    ]
 )
 _LOCAL_FUSE: Final = frozenset({"fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.bindfs", "fuse.lxcfs", "fuse.mergerfs"})
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -49,7 +73,6 @@ class Directory:
 
     layout: Layout
     left: State | None
-    fresh: bool
 
     def write_state(self, state: State) -> None:
         """Replace the state; raises OSError."""
@@ -70,7 +93,12 @@ def opened(path: Path, chunk_size: int) -> Iterator[Directory]:
         for needed in (layout.chunks, layout.temporary):
             with contextlib.suppress(OSError):  # a read-only store still serves what it has
                 needed.mkdir(mode=0o700, exist_ok=True)
-        yield Directory(layout, State(clean=True, bytes=0) if fresh else _read_state(layout.state), fresh)
+        left = State(clean=True, bytes=0) if fresh else _read_state(layout.state)
+        directory = Directory(layout, left)
+        if left is not None and left.clean:
+            with contextlib.suppress(OSError):
+                directory.write_state(State(clean=False, bytes=left.bytes))
+        yield directory
 
 
 def file_system(mountinfo: str, path: str) -> str:
@@ -112,9 +140,13 @@ def _create(root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = root.stat()
     except OSError as error:
-        raise StoreUnusable(f"store {root} cannot be created ({error.strerror}): choose another with --store DIR") from error
+        raise StoreUnusable(
+            f"store {root} cannot be created ({error.strerror}): choose another with --store DIR"
+        ) from error
     if found.st_uid != os.geteuid():
-        raise StoreUnusable(f"store {root} belongs to user {found.st_uid}: run as that user, or choose another with --store DIR")
+        raise StoreUnusable(
+            f"store {root} belongs to user {found.st_uid}: run as that user, or choose another with --store DIR"
+        )
 
 
 @contextlib.contextmanager
@@ -184,9 +216,11 @@ def _refuse_foreign(layout: Layout) -> None:
 def _begin(layout: Layout, chunk_size: int) -> None:
     _make_private(layout.root)
     try:
-        _replace(layout.format, msgspec.json.encode(Format(VERSION, chunk_size)), durable=True)
+        _replace(layout.format, msgspec.json.encode(Format(VERSION, int(chunk_size))), durable=True)
     except OSError as error:
-        raise StoreUnusable(f"store {layout.root} cannot be written ({error.strerror}): make room, or choose another") from error
+        raise StoreUnusable(
+            f"store {layout.root} cannot be written ({error.strerror}): make room, or choose another"
+        ) from error
 
 
 def _make_private(root: Path) -> None:
@@ -194,7 +228,9 @@ def _make_private(root: Path) -> None:
         try:
             root.chmod(0o700)
         except OSError as error:
-            raise StoreUnusable(f"store {root} can be entered by other users ({error.strerror}): chmod 700 it") from error
+            raise StoreUnusable(
+                f"store {root} can be entered by other users ({error.strerror}): chmod 700 it"
+            ) from error
 
 
 def _read_state(path: Path) -> State | None:

@@ -13,9 +13,9 @@ from registry_proxy.tiers import walk
 from registry_proxy.tiers.accounts import Accounts
 from registry_proxy.tiers.directory import Directory, State
 from registry_proxy.tiers.layout import GroupKey, Layout
-from registry_proxy.tiers.records import Table
 from registry_proxy.tiers.schema import AccountPage
 from registry_proxy.tiers.space import Space
+from registry_proxy.tiers.table import Table
 from registry_proxy.tiers.threads import Threads
 
 _log = structlog.get_logger()

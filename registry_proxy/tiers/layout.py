@@ -6,6 +6,7 @@ the chunk lies compressed. Whatever is named otherwise is not ours and never rea
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,7 +33,8 @@ class GroupKey(NamedTuple):
         return cls(digest, index // GROUP)
 
 
-class ChunkName(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ChunkName:
     """What a chunk file's name says."""
 
     index: int

@@ -10,10 +10,10 @@ import os
 import stat
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.chunks import Grid
 from registry_proxy.tiers import chunkfile
 from registry_proxy.tiers.accounts import Group
 from registry_proxy.tiers.chunkfile import Lz4Chunk, RawChunk
@@ -33,9 +33,22 @@ def identity(found: os.stat_result) -> int:
 
 
 class OpenFile:
-    """One open chunk file. ``key``: the chunk it holds; ``checked``: its bytes were found right."""
+    """One open chunk file. ``key``, ``group``: the chunk it holds; ``checked``: its bytes were found right; ``kept``: it stays
+    open without a loan; ``generation``: when it was last looked up, as ``OpenFiles.age`` counts."""
 
-    __slots__ = ("checked", "compressed", "content", "file", "generation", "identity", "kept", "key", "loans", "size")
+    __slots__ = (
+        "checked",
+        "content",
+        "file",
+        "generation",
+        "group",
+        "identity",
+        "kept",
+        "key",
+        "lendable",
+        "loans",
+        "size",
+    )
 
     def __init__(self, key: ChunkKey, file: BinaryIO, found: os.stat_result, content: RawChunk | Lz4Chunk) -> None:
         self.key = key
@@ -43,7 +56,8 @@ class OpenFile:
         self.size = found.st_size
         self.identity = identity(found)
         self.content = content
-        self.compressed = isinstance(content, Lz4Chunk)
+        self.group = GroupKey.of(*key)
+        self.lendable = file if isinstance(content, RawChunk) else None
         self.checked = False
         self.generation = 0
         self.kept = False
@@ -57,6 +71,13 @@ class OpenFile:
     def trailer(self) -> bytes:
         """The sha-256 that the file claims for its chunk; raises OSError."""
         return chunkfile.trailer(self.file.fileno(), self.size)
+
+    def is_right(self) -> bool:
+        """True if the chunk hashes to the trailer. Takes a while: call it in a thread."""
+        try:
+            return chunkfile.is_intact(self.content, self.trailer())
+        except OSError:
+            return False
 
     def close_if_done(self) -> None:
         """Close the file once nobody keeps it and nobody reads it."""
@@ -73,7 +94,7 @@ class StoredChunk:
         self._open: OpenFile | None = open_file
         self._group = group
         self.length = open_file.content.length
-        self.file = None if open_file.compressed else open_file.file
+        self.file = open_file.lendable
         self.read = open_file.content.read
         open_file.loans += 1
         group.pins += 1
@@ -103,20 +124,17 @@ class Checked:
 
     def knows(self, open_file: OpenFile) -> bool:
         """True if exactly this file was found right."""
-        digest, index = open_file.key
-        slots = self._identities.get(GroupKey.of(digest, index))
-        return slots is not None and slots[index % GROUP] == open_file.identity
+        slots = self._identities.get(open_file.group)
+        return slots is not None and slots[open_file.key[1] % GROUP] == open_file.identity
 
     def add(self, open_file: OpenFile) -> None:
         """Remember that this file was found right."""
-        digest, index = open_file.key
-        key = GroupKey.of(digest, index)
-        slots = self._identities.get(key)
+        slots = self._identities.get(open_file.group)
         if slots is None:
-            slots = self._identities[key] = array("q", bytes(8 * GROUP))
+            slots = self._identities[open_file.group] = array("q", bytes(8 * GROUP))
             if len(self._identities) > self._limit:
                 self._identities.popitem(last=False)
-        slots[index % GROUP] = open_file.identity
+        slots[open_file.key[1] % GROUP] = open_file.identity
 
     def forget(self, key: GroupKey) -> None:
         """The group is gone."""
@@ -171,7 +189,7 @@ class OpenFiles:
         opened.generation = self._generation
         self._kept[opened.key] = opened
         if len(self._kept) > self._limit:
-            self._let_go(next(kept for kept in self._kept.values()))
+            self._let_go(next(iter(self._kept.values())))
 
     def _let_go(self, kept: OpenFile) -> None:
         del self._kept[kept.key]
@@ -239,3 +257,15 @@ def open_as_chunk(path: str, key: ChunkKey, length: int, compressed: bool) -> Op
     return OpenFile(key, file, found, content)
 
 
+def trailers(layout: Layout, digest: Digest, grid: Grid) -> bytes | None:
+    """The sha-256 of each chunk of a blob as its file claims it, in order; None if a chunk is missing. Raises OSError."""
+    hashes = bytearray()
+    for index in range(grid.count):
+        opened = open_chunk_file(layout, (digest, index), grid.length_of(index))
+        if opened is None:
+            return None
+        try:
+            hashes += opened.trailer()
+        finally:
+            opened.close_if_done()
+    return bytes(hashes)

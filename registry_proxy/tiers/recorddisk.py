@@ -7,7 +7,7 @@ and come out, under text keys; pickles are refused, and so is a file name that d
 import re
 import sqlite3
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import diskcache
 import lz4.frame
@@ -47,7 +47,7 @@ class RecordDisk(diskcache.Disk):  # type: ignore[misc]
             raise RecordUnreadable("a key that is not text")
         return key
 
-    def store(self, value: bytes, read: bool, key: Any = UNKNOWN) -> tuple[int, int, str | None, object]:
+    def store(self, value: bytes, read: bool, key: object = UNKNOWN) -> tuple[int, int, str | None, object]:
         """The row for a record's bytes: (size, mode, file name, value in the row)."""
         if read or not isinstance(value, bytes):
             raise TypeError("records are bytes")

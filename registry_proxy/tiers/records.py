@@ -31,6 +31,8 @@ from registry_proxy.tiers.schema import (
 )
 from registry_proxy.tiers.table import Table
 
+__all__ = ["Records", "VerifiedBlob"]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -48,7 +50,7 @@ class Records:
     """The tables. Keys are made by ``tag_key`` and ``digest_key`` of the schema, or are a digest's or a host's text.
 
     ``tags`` (tag_key), ``manifests`` (digest), ``referrers`` (digest_key), ``facts`` (digest_key), ``places`` (digest), ``hints``
-    (digest), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest_key), ``rangeless`` (host), ``accounts`` (page).
+    (digest_key), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest), ``rangeless`` (host), ``accounts`` (page).
     """
 
     def __init__(self, backing: "Database", clock: Callable[[], float]) -> None:
@@ -118,12 +120,13 @@ class Database:
         await self._run(self._file.delete, keys)
 
     async def sweep(self, limit: int, spare: str) -> None:
-        """Delete what was written first, sparing keys with a prefix, until at most ``limit`` bytes are left."""
-        while (await self._run(self._file.volume) or 0) > limit:
-            keys = await self._run(self._file.oldest, _SWEEP, spare)
-            if not keys:
+        """Delete what was written first, sparing keys with a prefix, until at most ``limit`` bytes are left or none will go."""
+        volume = await self._run(self._file.volume) or 0
+        while volume > limit:
+            await self.remove(await self._run(self._file.oldest, _SWEEP, spare) or [])
+            before, volume = volume, await self._run(self._file.volume) or 0
+            if volume >= before:
                 return
-            await self.remove(keys)
 
     async def close(self) -> None:
         """Close the file after what is still to be written."""

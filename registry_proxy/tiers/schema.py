@@ -76,9 +76,9 @@ class VerifiedBlob(msgspec.Struct, frozen=True):
 
 
 class Public(msgspec.Struct, frozen=True):
-    """An anonymous client may pull this. ``checked_at``: seconds since the epoch."""
+    """An anonymous client may pull this. ``size``: bytes."""
 
-    checked_at: float
+    size: int
 
 
 class Rangeless(msgspec.Struct, frozen=True):

@@ -38,6 +38,11 @@ class Room:
             raise StoreFull(f"{size} bytes to write where {self.left} were left of the room reserved")
         self.left -= size
 
+    def commit(self, taken: int, size: int) -> None:
+        """What was taken has become ``size`` bytes of held chunks."""
+        self._space.promised -= size
+        self.give_back(taken - size)
+
     def give_back(self, size: int) -> None:
         """What was taken and not needed after all."""
         if self._released:

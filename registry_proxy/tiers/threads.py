@@ -25,15 +25,22 @@ class Threads:
         """The function's result, from a thread. It runs on if the caller is cancelled."""
         return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
 
-    async def finish(self, work: Coroutine[object, object, T], patience: float, abandoned: Callable[[T], None]) -> T:
+    def start(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """A task that ``close`` waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(
+        self, work: Coroutine[object, object, T], patience: float, abandoned: Callable[[T], None] = lambda _: None
+    ) -> T:
         """The result of ``work``, which goes on in the background if the caller is cancelled.
 
         Raises TimeoutError after ``patience`` seconds; the work goes on then too. A result that nobody waits for any more is
         handed to ``abandoned``.
         """
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self.start(work)
         try:
             async with asyncio.timeout(patience):
                 return await asyncio.shield(task)
@@ -41,10 +48,14 @@ class Threads:
             task.add_done_callback(lambda done: _hand_over(done, abandoned))
             raise
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
         """Wait for what is running, for a while."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSING)
+
+    async def close(self) -> None:
+        """Wait for what is running, for a while, and take no more."""
+        await self.settle()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 

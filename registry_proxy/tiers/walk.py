@@ -14,7 +14,15 @@ from uuid import uuid4
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.tiers.chunkfile import cost
-from registry_proxy.tiers.layout import GROUP, GroupKey, Layout, parse_blob_name, parse_chunk_name, parse_group_name
+from registry_proxy.tiers.layout import (
+    GROUP,
+    LZ4_SUFFIX,
+    GroupKey,
+    Layout,
+    parse_blob_name,
+    parse_chunk_name,
+    parse_group_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,14 @@ def remove_blob(layout: Layout, digest: Digest) -> bool:
     return _remove(layout, Path(layout.blob(digest)))
 
 
+def remove_chunk(layout: Layout, digest: Digest, index: int) -> None:
+    """Take one chunk's file away, as far as it will go."""
+    path = layout.chunk(digest, index)
+    for name in (path, path + LZ4_SUFFIX):
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+
+
 def _remove(layout: Layout, directory: Path) -> bool:
     aside = layout.temporary / f"gone-{uuid4().hex}"
     try:
@@ -97,8 +113,13 @@ def _remove(layout: Layout, directory: Path) -> bool:
 def sweep(directory: Path) -> None:
     """Remove everything in a directory, as far as it will go."""
     for entry in list(entries(directory)):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                Path(entry.path).unlink()
+        remove_entry(entry)
+
+
+def remove_entry(entry: os.DirEntry[str]) -> None:
+    """Remove a file or a directory with all that is in it, as far as it will go."""
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            Path(entry.path).unlink()

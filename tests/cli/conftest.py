@@ -40,7 +40,9 @@ class FakeInstance:
         self.put(f"/v2/{repository}/blobs/{Digest.of(body)}?ns={ns}", Canned(body))
         return {"digest": str(Digest.of(body)), "size": len(body), "mediaType": "application/octet-stream"}
 
-    def manifest(self, repository: str, ns: str, document: dict[str, object], tag: str | None = None) -> dict[str, object]:
+    def manifest(
+        self, repository: str, ns: str, document: dict[str, object], tag: str | None = None
+    ) -> dict[str, object]:
         """Serve a manifest by digest and perhaps by tag; its descriptor."""
         body = json.dumps(document).encode()
         for reference in filter(None, (str(Digest.of(body)), tag)):
@@ -117,3 +119,9 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("REGISTRY_PROXY_CONFIG", raising=False)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No verb changes the logging of the process that tests it."""
+    monkeypatch.setattr("registry_proxy.telemetry.logs.configure", lambda *_: None)

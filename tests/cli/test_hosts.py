@@ -13,7 +13,11 @@ from registry_proxy.cli.clients import CLIENTS, ClientFile, mirrors
 from registry_proxy.cli.hosts import Client
 from registry_proxy.config import Flags, load
 
-CONFIG = load(None, {"XDG_CACHE_HOME": "/x"}, Flags(upstreams=("docker.io=https://registry-1.docker.io", "own.example:5001=https://own.example:5001")))
+CONFIG = load(
+    None,
+    {"XDG_CACHE_HOME": "/x"},
+    Flags(upstreams=("docker.io=https://registry-1.docker.io", "own.example:5001=https://own.example:5001")),
+)
 
 
 def files(client: str, server: str = "http://cache.example:5000", config: Any = CONFIG) -> dict[str, ClientFile]:
@@ -64,7 +68,9 @@ def test_apptainer_gets_what_podman_gets() -> None:
 
 def test_tls_is_not_called_insecure() -> None:
     """Behind https nothing is marked insecure."""
-    assert "insecure = true" not in only(files("podman", "https://cache.example")) + only(files("stargz", "https://cache.example"))
+    assert "insecure = true" not in only(files("podman", "https://cache.example")) + only(
+        files("stargz", "https://cache.example")
+    )
 
 
 def test_docker_mirrors_the_hub_alone() -> None:
@@ -85,7 +91,9 @@ def test_soci_images_are_named_after_this_server() -> None:
     """SOCI: plain http to this server's own name, for the snapshotter and for containerd."""
     found = files("soci")
     parsed = tomllib.loads(found["/etc/soci-snapshotter-grpc/config.toml"].text)
-    assert parsed == {"resolver": {"host": {"cache.example:5000": {"mirrors": [{"host": "cache.example:5000", "insecure": True}]}}}}
+    assert parsed == {
+        "resolver": {"host": {"cache.example:5000": {"mirrors": [{"host": "cache.example:5000", "insecure": True}]}}}
+    }
     hosts = tomllib.loads(found["/etc/containerd/certs.d/cache.example:5000/hosts.toml"].text)
     assert hosts == {"server": "http://cache.example:5000"}
 
@@ -93,7 +101,9 @@ def test_soci_images_are_named_after_this_server() -> None:
 def test_nydus_pings_the_health_url() -> None:
     """nydus: a mirror with the header and a cheap URL to choose it by; Docker Hub under the name nydus gives it."""
     found = files("nydus")
-    parsed = tomllib.loads(found["/etc/nydus/certs.d/index.docker.io/hosts.toml"].text)["host"]["http://cache.example:5000"]
+    parsed = tomllib.loads(found["/etc/nydus/certs.d/index.docker.io/hosts.toml"].text)["host"][
+        "http://cache.example:5000"
+    ]
     assert parsed == {"ping_url": "http://cache.example:5000/healthz", "header": {"OCI-Namespace": "docker.io"}}
     assert "/etc/nydus/certs.d/quay.io/hosts.toml" in found
 
@@ -107,7 +117,9 @@ def test_k3s_gets_endpoints() -> None:
 
 def test_an_upstream_with_its_own_listener_is_reached_there(with_listener: Any) -> None:
     """A listener of its own is used by every client, on the host that the clients know, and without a path prefix."""
-    assert json.loads(only(files("docker", config=with_listener))) == {"registry-mirrors": ["http://cache.example:5055"]}
+    assert json.loads(only(files("docker", config=with_listener))) == {
+        "registry-mirrors": ["http://cache.example:5055"]
+    }
     podman = tomllib.loads(only(files("podman", config=with_listener)))["registry"]
     assert podman[0]["mirror"][0]["location"] == "cache.example:5055"
     assert podman[1]["mirror"][0]["location"] == f"cache.example:5000/{podman[1]['prefix']}"
@@ -148,4 +160,4 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, capsys: pyte
     theirs.write_text("server = 'https://other.example'\n")
     assert main.run(["hosts", "containerd", "--write", str(tmp_path)]) == 1
     assert f"{theirs} is there already" in capsys.readouterr().err
-    assert [path for path in tmp_path.rglob("hosts.toml")] == [theirs]
+    assert list(tmp_path.rglob("hosts.toml")) == [theirs]

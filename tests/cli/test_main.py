@@ -24,7 +24,15 @@ def one_line(captured: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(
     "tokens",
-    [["sreve"], ["serve", "--listne", "x"], ["serve", "word"], ["serve", "--listen"], ["hosts"], ["hosts", "emacs"], ["stats", "--json=perhaps"]],
+    [
+        ["sreve"],
+        ["serve", "--listne", "x"],
+        ["serve", "word"],
+        ["serve", "--listen"],
+        ["hosts"],
+        ["hosts", "emacs"],
+        ["stats", "--json=perhaps"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A mistake on the command line is answered by one line."""
@@ -57,7 +65,10 @@ def test_wrong_configuration_is_one_line_and_exit_code_2(tokens: list[str], caps
     [
         (StoreUnusable("locked by\nanother instance"), "registry-proxy: locked by another instance\n"),
         (OSError(98, "Address already in use"), "registry-proxy: [Errno 98] Address already in use\n"),
-        (ExceptionGroup("tasks", [ExceptionGroup("deeper", [StoreUnusable("read-only")])]), "registry-proxy: read-only\n"),
+        (
+            ExceptionGroup("tasks", [ExceptionGroup("deeper", [StoreUnusable("read-only")])]),
+            "registry-proxy: read-only\n",
+        ),
     ],
 )
 def test_failures_are_one_line_and_exit_code_1(
@@ -69,7 +80,9 @@ def test_failures_are_one_line_and_exit_code_1(
     assert one_line(capsys) == line
 
 
-def test_a_mistake_of_ours_is_one_line_with_its_place(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_is_one_line_with_its_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even a bug is one line, which says where it is."""
     monkeypatch.setattr(main, "app", fails(KeyError("chunk")))
     assert main.run(["serve"]) == 1
@@ -118,6 +131,8 @@ def test_every_verb_has_help_with_examples_that_parse(verb: str, capsys: pytest.
 
 def test_the_module_runs() -> None:
     """python -m registry_proxy is the same command."""
-    done = subprocess.run([sys.executable, "-m", "registry_proxy", "serve", "--listen", "x"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "registry_proxy", "serve", "--listen", "x"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("registry-proxy: --listen: 'x' is not an address")

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,18 +42,27 @@ def result(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     return image
 
 
-def test_the_wanted_platform_is_pulled_and_no_other(alpine: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_wanted_platform_is_pulled_and_no_other(
+    alpine: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The index, one manifest, its config and layers: each once, with the source host named."""
     assert main.run(["warm", "alpine", "--server", server, "--platform", "linux/amd64", "--json"]) == 0
     image = result(capsys)
-    assert (image["image"], image["manifests"], image["blobs"], image["error"]) == ("docker.io/library/alpine:latest", 2, 3, None)
+    assert (image["image"], image["manifests"], image["blobs"], image["error"]) == (
+        "docker.io/library/alpine:latest",
+        2,
+        3,
+        None,
+    )
     pulled = alpine.paths("blobs")
     assert sorted(pulled) == sorted(set(pulled))
     assert str(Digest.of(b"amd64" * 9)) in pulled
     assert str(Digest.of(b"arm64" * 9)) not in pulled
 
 
-def test_all_platforms_share_what_they_share(alpine: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_platforms_share_what_they_share(
+    alpine: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """--platform all pulls every image of the index, and what they have in common once."""
     assert main.run(["warm", "alpine", "--server", server, "--platform", "all", "--json"]) == 0
     image = result(capsys)
@@ -64,13 +75,16 @@ def test_all_platforms_share_what_they_share(alpine: FakeInstance, server: str, 
 def test_an_image_by_digest(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A single manifest is pulled whatever platform it is for, and summed up in a line."""
     descriptor = fake.image("a/b", "own.example:5001", [b"layer"])
-    fake.answers = {path.replace("own.example:5001", "own.example%3A5001"): found for path, found in fake.answers.items()}
+    fake.answers = {
+        path.replace("own.example:5001", "own.example%3A5001"): found for path, found in fake.answers.items()
+    }
     name = f"own.example:5001/a/b@{descriptor['digest']}"
     assert main.run(["warm", name, "--server", server]) == 0
     assert capsys.readouterr().out.startswith(f"{name}: 1 manifests, 2 blobs, ")
 
 
-def test_a_missing_platform_is_told(alpine: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("alpine")
+def test_a_missing_platform_is_told(server: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An index that has nothing for the platform fails that image."""
     assert main.run(["warm", "alpine", "--server", server, "--platform", "linux/s390x", "--json"]) == 1
     assert "nothing for the platform" in str(result(capsys)["error"])
@@ -87,7 +101,9 @@ def test_an_oci_error_is_shown_as_it_came(fake: FakeInstance, server: str, capsy
     assert "2 blobs" in here
 
 
-def test_a_body_that_breaks_off_is_a_failure(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_body_that_breaks_off_is_a_failure(
+    fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Fewer bytes than promised, or than the manifest says, never count as pulled."""
     fake.image("library/short", "docker.io", [b"0123456789"], "latest")
     path = f"/v2/library/short/blobs/{Digest.of(b'0123456789')}?ns=docker.io"
@@ -99,7 +115,12 @@ def test_a_body_that_breaks_off_is_a_failure(fake: FakeInstance, server: str, ca
 
 def test_a_busy_instance_is_asked_again(fake: FakeInstance, server: str) -> None:
     """503 and 429 are waited out as long as they say."""
-    fake.put("/x", Canned(status=503, headers={"Retry-After": "0"}), Canned(status=429, headers={"Retry-After": "0"}), Canned(b"yes"))
+    fake.put(
+        "/x",
+        Canned(status=503, headers={"Retry-After": "0"}),
+        Canned(status=429, headers={"Retry-After": "0"}),
+        Canned(b"yes"),
+    )
     assert Instance(server).get("/x", {}, 10) == b"yes"
     fake.put("/x", Canned(status=503, headers={"Retry-After": "0"}))
     with pytest.raises(InstanceRefused, match="503"):
@@ -166,12 +187,13 @@ def fallback(monkeypatch: pytest.MonkeyPatch, server: str) -> dict[str, object]:
         finally:
             seen["stopped"] = True
 
-    monkeypatch.setattr("registry_proxy.app.serve", serve)
+    monkeypatch.setitem(sys.modules, "registry_proxy.app", SimpleNamespace(serve=serve))
     return seen
 
 
+@pytest.mark.usefixtures("alpine")
 def test_without_a_running_instance_one_runs_for_as_long(
-    alpine: FakeInstance, fallback: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fallback: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If nobody listens where the configuration says, an instance of our own does the work, on loopback, and is stopped."""
     file = tmp_path / "proxy.toml"
@@ -189,10 +211,10 @@ def test_why_our_own_instance_does_not_start_is_told(
 ) -> None:
     """A store that is locked by an instance elsewhere is the failure that is shown."""
 
-    async def serve(config: object, *, ready: object) -> None:
+    async def serve(_config: object, **_: object) -> None:
         raise StoreUnusable("the store is in use")
 
-    monkeypatch.setattr("registry_proxy.app.serve", serve)
+    monkeypatch.setitem(sys.modules, "registry_proxy.app", SimpleNamespace(serve=serve))
     assert main.run(["warm", "alpine", "--listen", "127.0.0.1:1"]) == 1
     assert capsys.readouterr().err == "registry-proxy: the store is in use\n"
 
@@ -205,11 +227,11 @@ def test_ctrl_c_ends_our_own_instance_and_the_pulls(
     fake.hold = threading.Event()
     fake.put(f"/v2/library/slow/blobs/{Digest.of(b'layer')}?ns=docker.io", Canned(b"l", promise=5))
 
-    async def serve(config: object, *, ready: object) -> None:
+    async def serve(_config: object, *, ready: object) -> None:
         ready([server])
         await asyncio.to_thread(fake.held.wait, 10)
 
-    monkeypatch.setattr("registry_proxy.app.serve", serve)
+    monkeypatch.setitem(sys.modules, "registry_proxy.app", SimpleNamespace(serve=serve))
     assert main.run(["warm", "slow", "--listen", "127.0.0.1:1"]) == 130
     assert capsys.readouterr().out == ""
 

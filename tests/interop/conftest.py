@@ -7,14 +7,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.interop.harness.front import Front, front
-from tests.interop.harness.process import LOGS, mounts_below, tail
+from tests.interop.harness.process import LOGS, mounts_below, tail, unmount_below
 from tests.interop.harness.proxy import SOURCE, Proxy, registry_proxy
 from tests.interop.harness.registries import Image, fill, registry
 
@@ -72,9 +71,7 @@ def short_directory() -> Iterator[Path]:
     try:
         yield directory
     finally:
-        deadline = time.monotonic() + 10
-        while mounts_below(directory) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        unmount_below(directory)
         assert not mounts_below(directory)
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -12,7 +12,6 @@ NEEDED = (
     "apache2-utils",
     "conmon",
     "containerd",
-    "crun",
     "debootstrap",
     "docker-registry",
     "docker.io",

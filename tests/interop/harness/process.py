@@ -165,11 +165,19 @@ def mounts_below(root: Path) -> list[tuple[str, str]]:
     return found[::-1]
 
 
+def unmount_below(root: Path, seconds: float = 10.0) -> None:
+    """Unmounts what is mounted below a directory, and what late clean-ups of container tools mount again meanwhile."""
+    deadline = time.monotonic() + seconds
+    while (found := mounts_below(root)) and time.monotonic() < deadline:
+        for point, _ in found:
+            subprocess.run(["umount", "--lazy", point], capture_output=True, check=False)
+        time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def unmounted_after(root: Path) -> Iterator[None]:
     """Whatever is still mounted below root after the block is unmounted."""
     try:
         yield
     finally:
-        for point, _ in mounts_below(root):
-            subprocess.run(["umount", "--lazy", point], capture_output=True, check=False)
+        unmount_below(root)

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,9 @@ def registry(storage: Path, directory: Path, auth: Mapping[str, Any] | None = No
         yield address
 
 
-def fill(storage: Path, directory: Path) -> dict[str, Image]:
-    """Pushes every image of the tests into a new storage."""
-    pushed = {name: Image(name, images.layout(name)) for name in images.TESTED}
+def fill(storage: Path, directory: Path, names: Sequence[str] = images.TESTED) -> dict[str, Image]:
+    """Pushes images (`tests.setup.images` has the names) into a storage, each as library/NAME:latest."""
+    pushed = {name: Image(name, images.layout(name)) for name in names}
     with registry(storage, directory) as address:
         for image in pushed.values():
             call(*isolated("skopeo", "copy", "--insecure-policy", "--quiet", "--preserve-digests", "--dest-tls-verify=false",

@@ -1,0 +1,102 @@
+"""Writing one chunk: hash, compress where it pays, write beside, rename. One hop into a thread does it all."""
+
+import errno
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from registry_proxy.errors import ContentCorrupt, StoreBroken, StoreFull, StoreTrouble
+from registry_proxy.oci.digest import Digest, Hasher
+from registry_proxy.tiers import chunkfile
+from registry_proxy.tiers.chunkfile import Buffer
+from registry_proxy.tiers.layout import LZ4_SUFFIX, Layout
+from registry_proxy.tiers.openfiles import OpenFile, open_as_chunk
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_ATTEMPTS: Final = 3
+_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Hashing:
+    """The hashes to be taken of a chunk on its way. Whichever thread comes first takes them, once."""
+
+    def __init__(self, data: Buffer, hasher: Hasher | None, expected: bytes | None) -> None:
+        self._data = data
+        self._hasher = hasher
+        self._expected = expected
+        self._lock = threading.Lock()
+        self._sha256: bytes | None = None
+
+    def run(self) -> bytes:
+        """The chunk's sha-256; feeds the hasher, too. Raises ContentCorrupt, and feeds nothing, if it is not as expected."""
+        with self._lock:
+            if self._sha256 is None:
+                sha256 = hashlib.sha256(self._data, usedforsecurity=False).digest()
+                if self._expected is not None and sha256 != self._expected:
+                    raise ContentCorrupt("a chunk does not hash to what it was when its blob was verified")
+                if self._hasher is not None:
+                    self._hasher.update(self._data)
+                self._sha256 = sha256
+            return self._sha256
+
+
+def write_chunk(layout: Layout, digest: Digest, index: int, data: Buffer, sha256: bytes) -> OpenFile:
+    """Commit a chunk and return its file open, opened before anybody could evict it. Raises StoreTrouble."""
+    frame = chunkfile.compress(data)
+    try:
+        return _commit(layout, digest, index, len(data), data if frame is None else frame, sha256, frame is not None)
+    except OSError as error:
+        raise translated(error) from error
+
+
+def _commit(
+    layout: Layout, digest: Digest, index: int, length: int, body: Buffer, sha256: bytes, compressed: bool
+) -> OpenFile:
+    path = layout.chunk(digest, index)
+    name, other = (path + LZ4_SUFFIX, path) if compressed else (path, path + LZ4_SUFFIX)
+    temporary = layout.temporary / f"{uuid4().hex}.part"
+    try:
+        _write(temporary, body, sha256)
+        _rename(temporary, Path(name))
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    Path(other).unlink(missing_ok=True)
+    opened = open_as_chunk(name, (digest, index), length, compressed)
+    if opened is None:
+        raise OSError(errno.ENOENT, "a chunk vanished as soon as it was written")
+    return opened
+
+
+def _write(temporary: Path, body: Buffer, sha256: bytes) -> None:
+    try:
+        descriptor = os.open(temporary, _FLAGS, 0o600)
+    except FileNotFoundError:  # the directory was removed under us
+        temporary.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, _FLAGS, 0o600)
+    try:
+        chunkfile.write(descriptor, body, sha256)
+    finally:
+        os.close(descriptor)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Rename, making the directories; an eviction may take them away again in between."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            temporary.rename(target)
+        except FileNotFoundError:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            return
+
+
+def translated(error: OSError) -> StoreTrouble:
+    """What the disk's error means to whoever wanted to write."""
+    kind = StoreFull if error.errno in _FULL else StoreBroken
+    return kind(f"the store did not take a chunk: {error.strerror or error}")

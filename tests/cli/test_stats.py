@@ -1,0 +1,64 @@
+"""stats: a running instance's figures, for people and programs."""
+
+import json
+
+import pytest
+
+from registry_proxy.cli import main
+from registry_proxy.cli.stats import rows
+from tests.cli.conftest import Canned, FakeInstance
+
+FIGURES = {
+    "version": "0.1.0",
+    "store": {"bytes": 3 << 30, "limit": None, "chunks": 3072, "writable": True},
+    "upstreams": {"docker.io": {"rangeless": False}},
+}
+
+
+def test_figures_are_passed_on_as_json(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--json gives what the instance said."""
+    fake.put("/stats", Canned(json.dumps(FIGURES).encode()))
+    assert main.run(["stats", "--server", server, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == FIGURES
+
+
+def test_figures_are_shown_as_a_table(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nested figures become dotted names, bytes become sizes; a pipe gets whole lines."""
+    fake.put("/stats", Canned(json.dumps(FIGURES).encode()))
+    assert main.run(["stats", "--server", server]) == 0
+    out = capsys.readouterr().out
+    assert server in out
+    assert "store.bytes" in out
+    assert "3.0 GiB" in out
+
+
+def test_rows() -> None:
+    """Every kind of figure has a text."""
+    found = dict(rows({**FIGURES, "errors": [], "hosts": ["a", "b"], "seconds": 0.12345}))
+    assert found == {
+        "version": "0.1.0",
+        "store.bytes": "3.0 GiB",
+        "store.limit": "none",
+        "store.chunks": "3,072",
+        "store.writable": "True",
+        "upstreams.docker.io.rangeless": "False",
+        "errors": "none",
+        "hosts": "a, b",
+        "seconds": "0.123",
+    }
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]"])
+def test_another_program_at_that_address_is_told(
+    body: bytes, fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is no figures of ours is a failure in one line."""
+    fake.put("/stats", Canned(body))
+    assert main.run(["stats", "--server", server]) == 1
+    assert "not an instance of this program" in capsys.readouterr().err
+
+
+def test_nobody_there_is_told(unused_tcp_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """No instance at the configured address is exit code 1 and one line that names the URL."""
+    assert main.run(["stats", "--listen", f"127.0.0.1:{unused_tcp_port}"]) == 1
+    assert capsys.readouterr().err.startswith(f"registry-proxy: http://127.0.0.1:{unused_tcp_port}: ")

@@ -1,0 +1,84 @@
+"""A whole instance in this process, in front of a fake upstream."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from registry_proxy.app import Instance, assemble
+from registry_proxy.config import Config, Policy, Store, Upstream
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import Repository, SourceHost
+from registry_proxy.plan.chunks import Span
+from registry_proxy.plan.ranges import Part
+from registry_proxy.sources.base import BlobPlace
+from tests.fakes.upstream import REPOSITORY, FakeUpstream
+
+HOST = SourceHost("registry.example")
+CHUNK = 64 << 10
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that do not compress, the same every time."""
+    return hashlib.shake_128(seed.to_bytes(4, "big")).digest(size)
+
+
+@dataclass
+class Bench:
+    """An instance, its upstream, and short ways to read through it. ``now``: the wall clock of both."""
+
+    instance: Instance
+    upstream: FakeUpstream
+
+    def place(self, digest: Digest, repository: str = REPOSITORY) -> BlobPlace:
+        """Where a blob of the upstream lives."""
+        return BlobPlace(HOST, Repository(repository), digest)
+
+    async def read(self, digest: Digest, *spans: Span, open_ended: bool = False) -> bytes:
+        """The bytes of these spans (none: of the whole blob), put together."""
+        blob = await self.instance.blobs.open(self.place(digest))
+        parts = [Part(span, open_ended) for span in spans or (Span(0, blob.size),)]
+        out = bytearray()
+        async with blob.read(parts) as reader:
+            for index in range(len(parts)):
+                async with aclosing(reader.pieces(index)) as pieces:
+                    async for piece in pieces:
+                        out += piece.read()
+        return bytes(out)
+
+
+Benches = Callable[..., AbstractAsyncContextManager[Bench]]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """A fake registry with ranges."""
+    async with FakeUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def bench(tmp_path: Path, upstream: FakeUpstream) -> Benches:
+    """Makes an instance over the fixture's upstream; a second one with the same store finds what the first one kept."""
+
+    @asynccontextmanager
+    async def make(
+        *,
+        limit: int = 1 << 30,
+        policy: Policy | None = None,
+        clock: Callable[[], float] | None = None,
+        chunk_size: int = CHUNK,
+        **settings: object,
+    ) -> AsyncIterator[Bench]:
+        config = Config(
+            store=Store(path=tmp_path / "store", limit=limit, chunk_size=chunk_size),
+            upstreams={HOST: Upstream(urls=(upstream.url,), **settings)},
+            policy=policy or Policy(),
+        )
+        async with assemble(config, **({"clock": clock} if clock else {})) as instance:
+            yield Bench(instance, upstream)
+
+    return make

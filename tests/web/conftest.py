@@ -1,0 +1,66 @@
+"""A face on a real socket, before a heart in memory."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from registry_proxy.config import Config, Server, Store, Upstream
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.web.server import Face
+from tests.web.client import Wire
+from tests.web.memory import MemoryHeart
+
+StartFace = Callable[..., Awaitable[Face]]
+
+
+@pytest.fixture
+def heart() -> MemoryHeart:
+    return MemoryHeart()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIterator[StartFace]:
+    """Starts faces with the given settings; they are stopped at the end."""
+    faces = []
+
+    async def start_(
+        upstreams: dict[str, Upstream] | None = None, ready: Callable[[], str | None] = lambda: None, **server: object
+    ) -> Face:
+        hosts = upstreams or {host: Upstream(urls=(f"https://{host}",)) for host in ("docker.io", "registry.test")}
+        settings = Server(listen=("127.0.0.1:0",), **{"drain": 0.5, **server})  # type: ignore[arg-type]
+        named = {SourceHost(host): upstream for host, upstream in hosts.items()}
+        config = Config(store=Store(path=tmp_path), upstreams=named, server=settings)
+        face = Face(
+            config,
+            manifests=heart,
+            discovery=heart,
+            blobs=heart,
+            metrics=metrics,
+            stats=lambda: {"chunks": 3},
+            ready=ready,
+        )
+        await face.start()
+        faces.append(face)
+        return face
+
+    yield start_
+    for face in faces:
+        await face.stop()
+
+
+@pytest.fixture
+async def face(start: StartFace) -> Face:
+    return await start()
+
+
+@pytest.fixture
+async def wire(face: Face) -> AsyncIterator[Wire]:
+    async with Wire(face.addresses[0]) as wire:
+        yield wire

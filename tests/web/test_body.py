@@ -1,0 +1,154 @@
+"""The body writer over real sockets: exact bytes, or a connection that visibly fails."""
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from registry_proxy.errors import UpstreamUnreachable
+from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.web.server import Face
+from tests.web.client import Wire
+from tests.web.conftest import StartFace
+from tests.web.memory import FileChunk, MemoryBlob, MemoryHeart, memory_blob
+
+CHUNK = 1 << 20
+DATA = random.Random(3).randbytes(3 * CHUNK + 5000)
+
+
+@pytest.fixture
+def blob(heart: MemoryHeart) -> Iterator[MemoryBlob]:
+    """A little more than 3 MiB, each chunk in a file of its own with a trailer behind it, as the store has them."""
+    blob = memory_blob(DATA, hits=False)
+    files = [tempfile.TemporaryFile() for _ in blob.chunks]
+    for index, file in enumerate(files):
+        file.write(blob.chunks[index].data + b"trailer" * 4)
+        file.flush()
+        blob.chunks[index] = FileChunk(blob.chunks[index].length, file)
+    heart.blobs["registry.test", "a", str(blob.digest)] = blob
+    yield blob
+    for file in files:
+        file.close()
+
+
+@pytest.fixture
+def url(blob: MemoryBlob) -> str:
+    return f"/v2/a/blobs/{blob.digest}?ns=registry.test"
+
+
+@pytest.mark.parametrize(
+    ("first", "stop"), [(0, len(DATA)), (1, CHUNK), (CHUNK - 1, CHUNK + 1), (100, 3 * CHUNK + 1), (CHUNK // 2, len(DATA))]
+)
+async def test_sendfile_and_writes_rejoin(wire: Wire, url: str, first: int, stop: int) -> None:
+    """Large pieces by sendfile and small ones by write make exactly the bytes asked, without the file's trailer."""
+    answer = await wire.ask(url, f"Range: bytes={first}-{stop - 1}")
+    assert answer.body == DATA[first:stop]
+    assert (await wire.ask(url, "Range: bytes=0-0")).body == DATA[:1]
+
+
+async def test_parts_mix_large_and_small(wire: Wire, url: str) -> None:
+    """A multipart body of large and small parts in odd order has its exact promised length."""
+    answer = await wire.ask(url, f"Range: bytes={2 * CHUNK}-{3 * CHUNK + 9},7-8,0-{CHUNK - 1}")
+    assert [bytes_ for _, bytes_ in answer.parts] == [DATA[2 * CHUNK : 3 * CHUNK + 10], DATA[7:9], DATA[:CHUNK]]
+    assert answer.complete
+
+
+@pytest.mark.parametrize("ask", ["Range: bytes=5-", "Range: bytes=0-9,2097152-2097200", "Accept: */*"])
+async def test_trouble_in_mid_body_cuts(wire: Wire, url: str, blob: MemoryBlob, metrics: Metrics, ask: str) -> None:
+    """What fails after the headers ends the connection before the promised length; no other answer follows."""
+    blob.faults.at_chunk, blob.faults.error = 2, UpstreamUnreachable("the upstream hung up")
+    answer = await wire.ask(url, ask)
+    assert answer.status in (200, 206)
+    assert not answer.complete
+    assert await wire.closed()
+    assert metrics.registry.get_sample_value("registry_proxy_responses_cut_total", {"by": "proxy"}) == 1
+
+
+async def test_a_mistake_of_ours_in_mid_body_cuts(wire: Wire, url: str, blob: MemoryBlob) -> None:
+    """An exception that nobody foresaw cuts the body too, instead of being put into it."""
+    blob.faults.at_chunk, blob.faults.error = 1, ZeroDivisionError("a bug")
+    answer = await wire.ask(url)
+    assert not answer.complete
+    assert b"internal" not in answer.body
+    assert await wire.closed()
+
+
+async def test_a_short_chunk_file_cuts(wire: Wire, url: str, blob: MemoryBlob) -> None:
+    """sendfile on a truncated file returns less without an error; the client sees a failure and never the next answer."""
+    blob.chunks[1].file.truncate(CHUNK // 2)
+    wire.send(url)
+    wire.send("/v2/")
+    answer = await wire.answer()
+    assert not answer.complete
+    assert answer.body == DATA[: CHUNK + CHUNK // 2]
+
+
+async def test_a_chunk_that_fails_to_read_cuts(wire: Wire, url: str, blob: MemoryBlob) -> None:
+    """A read error of the disk in mid-body is a cut."""
+    blob.chunks[1].broken = True
+    answer = await wire.ask(url, f"Range: bytes={CHUNK - 5}-{CHUNK + 5}")
+    assert (answer.status, answer.complete) == (206, False)
+
+
+async def test_first_bytes_do_not_wait_for_the_next_piece(wire: Wire, url: str, blob: MemoryBlob) -> None:
+    """A small piece that is there goes out although the next one is still on its way."""
+    blob.faults.at_chunk, blob.faults.gate = 1, asyncio.Event()
+    wire.send(url, f"Range: bytes={CHUNK - 100}-{CHUNK + 99}")
+    await wire.head()
+    assert await wire.reader.readexactly(100) == DATA[CHUNK - 100 : CHUNK]
+    assert blob.faults.waiting.is_set()
+    blob.faults.gate.set()
+    assert await wire.reader.readexactly(100) == DATA[CHUNK : CHUNK + 100]
+
+
+async def test_a_client_that_leaves_frees_its_reader(face: Face, url: str, blob: MemoryBlob, metrics: Metrics) -> None:
+    """A reader that waits for bytes is left as soon as its client is gone."""
+    blob.faults.at_chunk, blob.faults.gate = 1, asyncio.Event()
+    async with Wire(face.addresses[0]) as wire:
+        wire.send(url, "Range: bytes=0-")
+        await wire.head()
+        await blob.faults.waiting.wait()
+    async with asyncio.timeout(5):
+        await blob.faults.left.wait()
+    await face.stop()
+    assert metrics.registry.get_sample_value("registry_proxy_responses_cut_total", {"by": "client"}) == 1
+
+
+@pytest.mark.parametrize("filed", [True, False])
+async def test_a_client_that_takes_nothing_is_dropped(
+    start: StartFace, heart: MemoryHeart, blob: MemoryBlob, url: str, metrics: Metrics, filed: bool
+) -> None:
+    """A client that stops reading does not hold its answer for ever, whether bytes go by sendfile or by write."""
+    big = memory_blob(bytes(64 << 20), hits=False)
+    if filed:
+        big.chunks = [FileChunk(CHUNK, blob.chunks[0].file) for _ in big.chunks]
+    heart.blobs["registry.test", "a", str(big.digest)] = big
+    face = await start(idle_timeout=0.3)
+    async with Wire(face.addresses[0]) as wire:
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        wire.send(f"/v2/a/blobs/{big.digest}?ns=registry.test")
+        async with asyncio.timeout(10):
+            await big.faults.left.wait()
+    await face.stop()
+    assert metrics.registry.get_sample_value("registry_proxy_responses_cut_total", {"by": "client"}) == 1
+
+
+async def test_many_readers_share_one_file(face: Face, url: str) -> None:
+    """Concurrent sendfiles of one open file do not disturb each other."""
+
+    async def read(start: int) -> bool:
+        async with Wire(face.addresses[0]) as wire:
+            answer = await wire.ask(url, f"Range: bytes={start}-{start + 2 * CHUNK - 1}")
+            return answer.body == DATA[start : start + 2 * CHUNK]
+
+    assert all(await asyncio.gather(*(read(1000 * index) for index in range(12))))
+
+
+async def test_bytes_and_pieces_are_counted_by_tier(wire: Wire, url: str, metrics: Metrics) -> None:
+    """What came from the upstream is counted as such, in bytes and as misses."""
+    await wire.ask(url, "Range: bytes=0-1048576")
+    await wire.ask("/v2/")
+    assert metrics.registry.get_sample_value("registry_proxy_served_bytes_total", {"tier": "upstream"}) == CHUNK + 1
+    assert metrics.registry.get_sample_value("registry_proxy_misses_total") == 2
