@@ -50,6 +50,6 @@ def _text(name: str, value: object) -> str:
         return "none"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if "bytes" in name or name in ("limit", "size", "used", "free"):
+    if "bytes" in name or name in ("limit", "promised"):
         return size_text(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"

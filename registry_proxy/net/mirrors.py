@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 _SKIPPED = 30.0
-"""Seconds for which a mirror that took no connection is tried last, so that it does not cost its timeout every time."""
+"""Seconds for which a mirror that did not answer is tried last, so that it does not cost its timeout every time."""
 
 
 class Mirrors:
@@ -21,7 +21,7 @@ class Mirrors:
         return sorted(self._urls, key=lambda url: self._down_until.get(url, now) > now)
 
     def mark_down(self, url: str) -> None:
-        """It took no connection."""
+        """It took no connection, or gave no answer in time."""
         self._down_until[url] = self._clock() + _SKIPPED
 
     def mark_up(self, url: str) -> None:

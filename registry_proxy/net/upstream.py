@@ -31,6 +31,7 @@ from registry_proxy.errors import (
     UpstreamBroken,
     UpstreamDown,
     UpstreamFailed,
+    UpstreamUnreachable,
 )
 from registry_proxy.net.auth import Authenticator
 from registry_proxy.net.client import Client
@@ -226,10 +227,10 @@ class UpstreamClient:
 
     @contextmanager
     def _watched(self, mirror: str | None) -> Iterator[None]:
-        """Note whether a mirror (None: another host, which says nothing about one) takes connections."""
+        """Note whether a mirror (None: another host, which says nothing about one) answers at all."""
         try:
             yield
-        except UpstreamDown:
+        except UpstreamUnreachable:
             if mirror is not None:
                 self._mirrors.mark_down(mirror)
             raise

@@ -239,22 +239,23 @@ def open_chunk_file(layout: Layout, key: ChunkKey, length: int) -> OpenFile | No
 def open_as_chunk(path: str, key: ChunkKey, length: int, compressed: bool) -> OpenFile | None:
     """Open one file as a chunk of ``length`` bytes; None if it cannot be that. Raises OSError."""
     try:
-        file = os.fdopen(os.open(path, _FLAGS), "rb", buffering=0)
+        descriptor = os.open(path, _FLAGS)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
     try:
-        found = os.fstat(file.fileno())
+        found = os.fstat(descriptor)
         regular = stat.S_ISREG(found.st_mode)
-        content = chunkfile.interpret(file.fileno(), found.st_size, length, compressed) if regular else None
-    except BaseException:
-        file.close()
-        raise
-    if content is None:
-        file.close()
-        return None
-    return OpenFile(key, file, found, content)
+        content = chunkfile.interpret(descriptor, found.st_size, length, compressed) if regular else None
+        if content is not None:
+            opened = OpenFile(key, os.fdopen(descriptor, "rb", buffering=0), found, content)
+            descriptor = -1
+            return opened
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return None
 
 
 def trailers(layout: Layout, digest: Digest, grid: Grid) -> bytes | None:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,7 @@ async def _nobody(_: Digest) -> None:
 
 async def scrub(
     root: Path, chunk_size: int, verified: FindVerified = _nobody, pause: float = 0.0
-) -> AsyncIterator[Progress]:
+) -> AsyncGenerator[Progress, None]:
     """Hash what is stored below ``root``; yields how far it is after every chunk, and at the end.
 
     ``verified``: what is known of a blob that was verified; its chunks must also be those. ``pause``: seconds to rest after each

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Final
@@ -87,13 +88,24 @@ def _rename(temporary: Path, target: Path) -> None:
     """Rename, making the directories; an eviction may take them away again in between."""
     for attempt in range(_ATTEMPTS):
         try:
+            if attempt:
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary.rename(target)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError):
             if attempt + 1 == _ATTEMPTS:
                 raise
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _clear_way(target)
         else:
             return
+
+
+def _clear_way(target: Path) -> None:
+    """Remove what nobody should have put there: a directory in a chunk's place, a file in a directory's."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target, ignore_errors=True)
+    for directory in (target.parent, target.parent.parent, target.parent.parent.parent):
+        if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+            directory.unlink(missing_ok=True)
 
 
 def translated(error: OSError) -> StoreTrouble:

@@ -9,6 +9,9 @@ from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.heart import Manifests
 from registry_proxy.web.outline import Content, Outline, outline
 
+_LONGEST_WARNING = 1024
+"""Characters; the spec allows 4,096 bytes of warnings in one answer."""
+
 
 async def answer(
     exchange: Exchange, manifests: Manifests, target: Target, reference: Reference, *, max_ranges: int
@@ -39,6 +42,6 @@ def _no_cache(exchange: Exchange) -> bool:
 
 def _warning(text: str) -> str:
     """The value of a Warning header, in the form that the distribution spec wants ("Warnings"): ``299 - "text"``."""
-    printable = "".join(each if " " <= each <= "~" else "?" for each in text)
+    printable = "".join(each if " " <= each <= "~" else "?" for each in text[:_LONGEST_WARNING])
     quoted = printable.replace("\\", "\\\\").replace('"', '\\"')
     return f'299 - "{quoted}"'

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import structlog
 
 from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
@@ -122,6 +123,8 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No verb changes the logging of the process that tests it."""
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No verb changes the logging of the process that tests it, and no event is printed between what a verb prints."""
     monkeypatch.setattr("registry_proxy.telemetry.logs.configure", lambda *_: None)
+    with structlog.testing.capture_logs():
+        yield

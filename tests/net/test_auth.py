@@ -120,22 +120,26 @@ async def test_basic() -> None:
 
 async def test_account_is_for_its_repositories_only() -> None:
     """With repository patterns the account is used for those that match; the others are asked for anonymously."""
-    async with registry(auth="bearer", public_pull=False) as upstream:
-        async with client_for(upstream, account=ROBOT, repositories=("team/*",)) as client:
-            assert await tags(client) == 200
-            with pytest.raises(Denied):
-                await tags(client, "other/app")
-            assert client.anonymous(Repository("other/app"))
-            assert not client.anonymous(Repository(REPOSITORY))
+    async with (
+        registry(auth="bearer", public_pull=False) as upstream,
+        client_for(upstream, account=ROBOT, repositories=("team/*",)) as client,
+    ):
+        assert await tags(client) == 200
+        with pytest.raises(Denied):
+            await tags(client, "other/app")
+        assert client.anonymous(Repository("other/app"))
+        assert not client.anonymous(Repository(REPOSITORY))
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
 async def test_refused_account_is_trouble(auth: str) -> None:
     """A wrong password of ours is trouble, not an answer about the client."""
-    async with registry(auth=auth, public_pull=False) as upstream:
-        async with client_for(upstream, account=Account("robot", "wrong")) as client:
-            with pytest.raises(AccountRefused):
-                await tags(client)
+    async with (
+        registry(auth=auth, public_pull=False) as upstream,
+        client_for(upstream, account=Account("robot", "wrong")) as client,
+    ):
+        with pytest.raises(AccountRefused):
+            await tags(client)
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
@@ -150,12 +154,14 @@ async def test_changed_password_file_is_read_again(tmp_path: Path) -> None:
     """A rotated password is found when the old one is refused."""
     path = tmp_path / "password"
     path.write_text("s3cret")
-    async with registry(auth="basic") as upstream:
-        async with client_for(upstream, account=Account("robot", password_file=path)) as client:
-            await tags(client)
-            upstream.password = "rotated"
-            path.write_text("rotated")
-            assert await tags(client) == 200
+    async with (
+        registry(auth="basic") as upstream,
+        client_for(upstream, account=Account("robot", password_file=path)) as client,
+    ):
+        await tags(client)
+        upstream.password = "rotated"
+        path.write_text("rotated")
+        assert await tags(client) == 200
 
 
 @pytest.mark.parametrize("realm", ["http://evil.test/token", "http://127.0.0.9:1/token", "ftp://x", "", "http://[::"])

@@ -132,12 +132,11 @@ async def test_next_mirror_answers() -> None:
 
 async def test_dead_mirror_is_tried_last_for_a_while() -> None:
     """A mirror that takes no connection costs one try, and is not tried first again at once."""
-    async with FakeUpstream() as dead, FakeUpstream() as second:
-        async with client_for(dead, second) as client:
-            await dead.stop()
-            digest = second.add_blob(DATA)
-            assert await read(client, digest) == DATA
-            assert client._mirrors.ordered() == [second.url, dead.url]
+    async with FakeUpstream() as dead, FakeUpstream() as second, client_for(dead, second) as client:
+        await dead.stop()
+        digest = second.add_blob(DATA)
+        assert await read(client, digest) == DATA
+        assert client._mirrors.ordered() == [second.url, dead.url]
 
 
 def test_mirror_comes_back() -> None:

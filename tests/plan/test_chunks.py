@@ -1,5 +1,7 @@
 """The chunk grid: slices rejoin to their span, runs cover what is missing and nothing else."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_chunks_tile_the_blob(grid: Grid) -> None:
     """The chunks lie side by side from the first byte to the last; only the last may be short, none is empty."""
     spans = [grid.span_of(index) for index in range(grid.count)]
     assert sum(map(len, spans)) == grid.size
-    assert all(left.stop == right.start for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left.stop == right.start for left, right in pairwise(spans))
     assert all(len(span) == grid.length_of(index) > 0 for index, span in enumerate(spans))
     assert all(len(span) == grid.chunk for span in spans[:-1])
     assert grid.span_of_run(Run(0, grid.count)) == Span(0, grid.size)
@@ -51,7 +53,7 @@ def test_runs_cover_what_is_missing(wanted: set[int], present: set[int], longest
 def test_runs_are_as_few_as_possible(wanted: set[int], longest: int) -> None:
     """Two neighbouring runs touch only where the first is as long as allowed."""
     found = list(runs(sorted(wanted), (), longest))
-    assert all(len(left) == longest for left, right in zip(found, found[1:], strict=False) if left.stop == right.first)
+    assert all(len(left) == longest for left, right in pairwise(found) if left.stop == right.first)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (2, 1)])

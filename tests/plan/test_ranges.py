@@ -50,7 +50,7 @@ def test_parts_stay_as_asked() -> None:
     "header",
     [
         "items=0-1", "bytes", "bytes=", "bytes=,", "bytes=-", "bytes=a-b", "bytes=1", "bytes=1-2-3", "bytes=--1",
-        "bytes =0-1", "bytes=0 - 1", "bytes=0x1-2", "bytes=+1-2", "bytes=١-٢", "bytes=0-1;2-3", "bytes=0-1,x", "0-1", "",
+        "bytes =0-1", "bytes=0 - 1", "bytes=0x1-2", "bytes=+1-2", "bytes=\u0661-\u0662", "bytes=0-1;2-3", "bytes=0-1,x", "0-1", "",
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_ignored(header: str) -> None:
@@ -112,7 +112,9 @@ def _spec(size: int) -> st.SearchStrategy[str]:
 
 SIZES = st.integers(0, 40)
 HEADERS = SIZES.flatmap(
-    lambda size: st.tuples(st.just(size), st.lists(_spec(size), min_size=1, max_size=6).map(lambda s: "bytes=" + ",".join(s)))
+    lambda size: st.tuples(
+        st.just(size), st.lists(_spec(size), min_size=1, max_size=6).map(lambda s: "bytes=" + ",".join(s))
+    )
 )
 
 
@@ -159,7 +161,7 @@ def test_werkzeug_agrees(sized: tuple[int, str]) -> None:
         assert verdict.span == Span(expected.start, expected.stop)
 
 
-@given(st.text(st.sampled_from("bytes=-,0123456789 \tBx;*\"/")) | st.text(), st.integers(0, 100))
+@given(st.text(st.sampled_from('bytes=-,0123456789 \tBx;*"/')) | st.text(), st.integers(0, 100))
 @example("bytes=" + "1" * 5000 + "-", 10)
 def test_no_header_breaks_it(header: str, size: int) -> None:
     """Any text is a verdict within the content, or RangeTooLarge."""
@@ -173,7 +175,15 @@ def test_no_header_breaks_it(header: str, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("header", "expected"),
-    [(None, False), (ETAG, True), (f"W/{ETAG}", True), ("*", True), (f'"x" , {ETAG}', True), ('"x"', False), ("", False)],
+    [
+        (None, False),
+        (ETAG, True),
+        (f"W/{ETAG}", True),
+        ("*", True),
+        (f'"x" , {ETAG}', True),
+        ('"x"', False),
+        ("", False),
+    ],
 )
 def test_not_modified(header: str | None, expected: bool) -> None:
     """If-None-Match compares weakly and takes a list or a star (§13.1.2)."""

@@ -54,7 +54,17 @@ def test_paths(path: str, route: Route) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1/", "/v2x", "/v2/a", "/v2/a/", "/v2/a/tags/list/", "/v2/a/tags/lists", "/v2/a/blobs/uploads/", "/v2/a/other/b"],
+    [
+        "/",
+        "/v1/",
+        "/v2x",
+        "/v2/a",
+        "/v2/a/",
+        "/v2/a/tags/list/",
+        "/v2/a/tags/lists",
+        "/v2/a/blobs/uploads/",
+        "/v2/a/other/b",
+    ],
 )
 def test_what_the_api_does_not_have(path: str) -> None:
     """Other paths are nothing."""
@@ -124,7 +134,9 @@ def test_catalog_hosts() -> None:
         catalog_host(CatalogRoute("evil.example"), Asked(), HOSTS)
 
 
-@given(st.text(st.sampled_from("/v2abA.%_:-~\x00é"), max_size=40).map(lambda tail: "/v2/" + tail) | st.text(), st.text())
+@given(
+    st.text(st.sampled_from("/v2abA.%_:-~\x00é"), max_size=40).map(lambda tail: "/v2/" + tail) | st.text(), st.text()
+)
 @example("/v2/a/../../etc/passwd/manifests/latest", "")
 @example("/v2/%2e%2e/manifests/latest", "docker.io")
 def test_any_path_is_a_clean_name_or_our_error(path: str, ns: str) -> None:

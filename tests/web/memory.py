@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from registry_proxy.errors import BlobUnknown, ManifestUnknown, NameUnknown, RegistryProxyError
 from registry_proxy.oci.digest import Digest
@@ -112,7 +112,7 @@ class MemoryReader:
     blob: MemoryBlob
     parts: Sequence[Part]
 
-    async def __aenter__(self) -> "MemoryReader":
+    async def __aenter__(self) -> Self:
         if self.blob.faults.early:
             raise self.blob.faults.early
         return self

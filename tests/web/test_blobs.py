@@ -6,7 +6,7 @@ import pytest
 
 from registry_proxy.errors import Denied, NoRoom, NotSoon, UpstreamBusy, UpstreamUnreachable
 from tests.web.client import Wire
-from tests.web.memory import MemoryBlob, MemoryHeart, memory_blob
+from tests.web.memory import MemoryBlob, MemoryChunk, MemoryHeart, memory_blob
 
 DATA = random.Random(1).randbytes(10_000)
 
@@ -192,23 +192,19 @@ async def test_an_unknown_digest_without_upstream_is_docker_hubs(wire: Wire, hea
     assert [call[0] for call in heart.calls] == ["open_anywhere", "open"]
 
 
-async def test_a_chunk_that_cannot_be_read_is_a_miss(wire: Wire, url: str, blob: MemoryBlob, tmp_path: object) -> None:
+async def test_a_chunk_that_cannot_be_read_is_a_miss(wire: Wire, url: str, blob: MemoryBlob) -> None:
     """A hit whose file fails is answered by the reader instead; the client never knows."""
     good = blob.chunks[0]
 
-    class Broken:
-        length = 1024
-        file = None
-        closed = 0
-
+    class Broken(MemoryChunk):
         def read(self, start: int, stop: int) -> bytes:
-            raise OSError(5, "Input/output error")
+            raise OSError(5, f"Input/output error at [{start}, {stop})")
 
         def close(self) -> None:
-            self.closed += 1
+            super().close()
             blob.chunks[0] = good
 
-    blob.chunks[0] = Broken()
+    blob.chunks[0] = Broken(DATA[:1024])
     answer = await wire.ask(url, "Range: bytes=0-9")
     assert (answer.status, answer.body) == (206, DATA[:10])
     assert blob.lent[0].closed == 1

@@ -4,6 +4,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -22,15 +23,14 @@ DATA = random.Random(3).randbytes(3 * CHUNK + 5000)
 def blob(heart: MemoryHeart) -> Iterator[MemoryBlob]:
     """A little more than 3 MiB, each chunk in a file of its own with a trailer behind it, as the store has them."""
     blob = memory_blob(DATA, hits=False)
-    files = [tempfile.TemporaryFile() for _ in blob.chunks]
-    for index, file in enumerate(files):
-        file.write(blob.chunks[index].data + b"trailer" * 4)
-        file.flush()
-        blob.chunks[index] = FileChunk(blob.chunks[index].length, file)
-    heart.blobs["registry.test", "a", str(blob.digest)] = blob
-    yield blob
-    for file in files:
-        file.close()
+    with ExitStack() as files:
+        for index, chunk in enumerate(blob.chunks):
+            file = files.enter_context(tempfile.TemporaryFile())
+            file.write(chunk.data + b"trailer" * 4)
+            file.flush()
+            blob.chunks[index] = FileChunk(chunk.length, file)
+        heart.blobs["registry.test", "a", str(blob.digest)] = blob
+        yield blob
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def url(blob: MemoryBlob) -> str:
 
 
 @pytest.mark.parametrize(
-    ("first", "stop"), [(0, len(DATA)), (1, CHUNK), (CHUNK - 1, CHUNK + 1), (100, 3 * CHUNK + 1), (CHUNK // 2, len(DATA))]
+    ("first", "stop"),
+    [(0, len(DATA)), (1, CHUNK), (CHUNK - 1, CHUNK + 1), (100, 3 * CHUNK + 1), (CHUNK // 2, len(DATA))],
 )
 async def test_sendfile_and_writes_rejoin(wire: Wire, url: str, first: int, stop: int) -> None:
     """Large pieces by sendfile and small ones by write make exactly the bytes asked, without the file's trailer."""
@@ -118,7 +119,7 @@ async def test_a_client_that_leaves_frees_its_reader(face: Face, url: str, blob:
 
 @pytest.mark.parametrize("filed", [True, False])
 async def test_a_client_that_takes_nothing_is_dropped(
-    start: StartFace, heart: MemoryHeart, blob: MemoryBlob, url: str, metrics: Metrics, filed: bool
+    start: StartFace, heart: MemoryHeart, blob: MemoryBlob, metrics: Metrics, filed: bool
 ) -> None:
     """A client that stops reading does not hold its answer for ever, whether bytes go by sendfile or by write."""
     big = memory_blob(bytes(64 << 20), hits=False)

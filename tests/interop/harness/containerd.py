@@ -88,10 +88,10 @@ class Containerd:
         """Runs ctr and returns what it prints."""
         return call(self.ctr, "--address", self.socket, *words, seconds=seconds)
 
-    def pull(self, reference: str) -> None:
+    def pull(self, reference: str, seconds: float = RUN) -> None:
         """Pulls as a user would, with the hosts.toml of the mirror."""
-        hosts = ("--hosts-dir", str(self.root / "hosts"))
-        self.call("images", "pull", *hosts, "--snapshotter", self.snapshotter, "--platform", "linux/amd64", reference)
+        words = ("--hosts-dir", str(self.root / "hosts"), "--snapshotter", self.snapshotter, "--platform", "linux/amd64")
+        self.call("images", "pull", *words, reference, seconds=seconds)
 
     def run(self, reference: str, name: str, *command: str, seconds: float = RUN) -> str:
         """What a command prints in a new container under runc, which is removed afterwards."""

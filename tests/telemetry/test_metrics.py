@@ -1,0 +1,56 @@
+"""Metrics: every observer shows up under its name and label."""
+
+from registry_proxy.telemetry.metrics import Metrics
+
+
+def test_observers() -> None:
+    """Each observation is found in the exposition; labels are those of the configured upstreams and closed sets."""
+    metrics = Metrics(["registry.test"])
+    metrics.answered("blob", "GET", 206)
+    metrics.answered("blob", "BREW", 405)
+    metrics.first_byte("blob", 0.3)
+    metrics.served("store", 10, 2)
+    metrics.served("upstream", 5, 1)
+    metrics.fetched("registry.test", 7)
+    metrics.filled()
+    metrics.flight_started()
+    metrics.flight_started()
+    metrics.flight_joined()
+    metrics.flight_finished()
+    metrics.upstream_error("registry.test", "UpstreamFailed")
+    metrics.upstream_latency("registry.test", 0.2)
+    metrics.cache(used=100, limit=200, chunks=3)
+    metrics.evicted(chunks=2, n=50)
+    metrics.verified(right=False)
+    metrics.cut("client")
+    lines = set(metrics.exposition().decode().splitlines())
+    assert lines >= {
+        'registry_proxy_requests_total{kind="blob",method="GET",status="2xx"} 1.0',
+        'registry_proxy_requests_total{kind="blob",method="other",status="4xx"} 1.0',
+        'registry_proxy_first_byte_seconds_bucket{kind="blob",le="0.25"} 0.0',
+        'registry_proxy_first_byte_seconds_bucket{kind="blob",le="0.5"} 1.0',
+        'registry_proxy_served_bytes_total{tier="store"} 10.0',
+        'registry_proxy_hits_total{tier="store"} 2.0',
+        "registry_proxy_misses_total 1.0",
+        'registry_proxy_fetched_bytes_total{upstream="registry.test"} 7.0',
+        "registry_proxy_chunk_fills_total 1.0",
+        'registry_proxy_flights_total{what="started"} 2.0',
+        'registry_proxy_flights_total{what="joined"} 1.0',
+        "registry_proxy_flights_running 1.0",
+        'registry_proxy_upstream_errors_total{kind="UpstreamFailed",upstream="registry.test"} 1.0',
+        'registry_proxy_upstream_seconds_count{upstream="registry.test"} 1.0',
+        "registry_proxy_cache_bytes 100.0",
+        "registry_proxy_cache_limit_bytes 200.0",
+        "registry_proxy_cache_chunks 3.0",
+        "registry_proxy_evicted_bytes_total 50.0",
+        "registry_proxy_evicted_chunks_total 2.0",
+        'registry_proxy_blobs_verified_total{right="false"} 1.0',
+        'registry_proxy_responses_cut_total{by="client"} 1.0',
+    }
+
+
+def test_instances_do_not_share() -> None:
+    """Two instances in one process count for themselves."""
+    first, second = Metrics(), Metrics()
+    first.filled()
+    assert second.registry.get_sample_value("registry_proxy_chunk_fills_total") == 0
