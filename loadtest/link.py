@@ -79,12 +79,15 @@ class Bucket:
         self._rate = rate
         self._free = 0.0  # when the link will have sent everything that took its turn, loop time
 
+    def reserve(self, count: int, now: float) -> float:
+        """Take the next turn for ``count`` bytes; how long it takes from now, in seconds, until they have left."""
+        self._free = max(self._free, now - BURST) + count / self._rate
+        return max(self._free - now, 0.0)
+
     async def take(self, count: int) -> None:
         """Return once ``count`` bytes have left."""
-        now = asyncio.get_running_loop().time()
-        self._free = max(self._free, now - BURST) + count / self._rate
-        if self._free > now:
-            await asyncio.sleep(self._free - now)
+        if wait := self.reserve(count, asyncio.get_running_loop().time()):
+            await asyncio.sleep(wait)
 
 
 class Window:
@@ -228,8 +231,8 @@ def _bounded(end: socket.socket) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _telling(counters: Counters, at: HostPort | None) -> AsyncIterator[None]:
-    """Give the counters to whoever connects to the control address."""
+async def telling(counters: Counters, at: HostPort | None) -> AsyncIterator[None]:
+    """Give the counters to whoever connects to the control address, if there is one."""
     if at is None:
         yield
         return
@@ -265,7 +268,7 @@ async def run(listen: HostPort, to: HostPort, shape: Shape, control: HostPort | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     link = Link(to, shape)
-    async with link.listening(listen), _telling(link.counters, control):
+    async with link.listening(listen), telling(link.counters, control):
         await stop.wait()
     return link.counters
 

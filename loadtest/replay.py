@@ -32,6 +32,7 @@ PATTERNS: Final = Path(__file__).parent / "patterns"
 TARGETS: Final = {"stargz-analysis-optimised": 1.1, "soci-analysis": 1.1, "stargz-analysis-converted": 1.75}
 AT_ONCE: Final = 6  # requests: stargz has five open at most, SOCI six
 PATIENCE: Final = 60.0  # seconds one request may take, and the upstream to fall silent
+SHOWN: Final = 500  # bytes of an answer that should not have come
 TAG: Final = "recorded"
 
 
@@ -194,9 +195,8 @@ async def _exchange(session: aiohttp.ClientSession, request: Request, image: Ima
     async with session.request(request.method, path, headers=headers) as response:
         wanted = 206 if request.span is not None else 200
         if response.status != wanted:
-            raise ReplayFailed(
-                f"{request.method} {path} {headers}: {response.status}, not {wanted}: {await response.text()}"
-            )
+            said = (await response.content.read(SHOWN)).decode(errors="replace")
+            raise ReplayFailed(f"{request.method} {path} {headers}: {response.status}, not {wanted}: {said}")
         if request.method == "GET" and request.blob is not None:
             await _compare(response, image.blobs[request.blob], request.span)
 

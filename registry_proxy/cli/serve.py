@@ -34,6 +34,7 @@ def serve(*, setup: Setup = NO_FLAGS) -> None:
 
 def welcome(config: Config, urls: list[str]) -> str:
     """What a person who has just started an instance wants to know next."""
+    url = urls[0].replace("://0.0.0.0:", "://127.0.0.1:").replace("://[::]:", "://[::1]:")
     limit = size_text(config.store.limit) if config.store.limit is not None else "a fifth of the free space"
     return f"""\
 registry-proxy {__version__} listens on {", ".join(urls)}
@@ -41,11 +42,11 @@ registry-proxy {__version__} listens on {", ".join(urls)}
   knows: {", ".join(config.upstreams)}
 
 containerd: put this into /etc/containerd/certs.d/_default/hosts.toml
-  [host."{urls[0]}"]
+  [host."{url}"]
     capabilities = ["pull", "resolve"]
 other clients: registry-proxy hosts podman (or docker, stargz, soci, nydus, apptainer, k3s)
-try it:        curl {urls[0]}/readyz
-               podman pull --tls-verify=false {urls[0].partition("//")[2]}/docker.io/library/alpine
+try it:        curl {url}/readyz
+               podman pull --tls-verify=false {url.partition("//")[2]}/docker.io/library/alpine
 """
 
 

@@ -1,6 +1,7 @@
 """``registry-proxy warm``: pull images into the cache before somebody needs them."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -84,26 +85,46 @@ async def _through_own(config: Config, work: Callable[[Instance], T]) -> T:
     """Run the work against an instance in this process, on a free loopback port, with the same store and upstreams."""
     from registry_proxy.app import serve
 
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[str] = loop.create_future()
     running = asyncio.create_task(serve(alone(config), ready=lambda urls: ready.set_result(urls[0])))
     try:
-        both: set[asyncio.Future[Any]] = {running, ready}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            running.result()  # why it did not start
+        await _first(running, ready)
+        if not ready.done():
+            running.result()  # raises why it did not start
             raise KeyboardInterrupt
+        interrupted = _interruption(loop)
         worker = asyncio.create_task(_stoppable(Instance(ready.result()), work))
         try:
-            await asyncio.wait({running, worker}, return_when=asyncio.FIRST_COMPLETED)
-            if not worker.done():  # serve() takes Ctrl-C and returns
-                raise KeyboardInterrupt
-            return worker.result()
+            await _first(running, worker, interrupted)
+            if worker.done():
+                return worker.result()
+            if running.done():
+                running.result()
+            raise KeyboardInterrupt
         finally:
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def _first(*waited: asyncio.Future[Any]) -> None:
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _interruption(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Done at Ctrl-C or SIGTERM, which serve() took over: here the pulls end first, then the instance."""
+    interrupted: asyncio.Future[None] = loop.create_future()
+
+    def interrupt() -> None:
+        if not interrupted.done():
+            interrupted.set_result(None)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    return interrupted
 
 
 async def _stoppable(instance: Instance, work: Callable[[Instance], T]) -> T:

@@ -20,6 +20,8 @@ from typing import Final, Self
 from urllib.parse import urlencode
 
 import stamina
+import structlog
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from registry_proxy.config import Upstream
 from registry_proxy.errors import (
@@ -56,6 +58,16 @@ _TRY_FOR = 10.0
 """Seconds after which a failure is not retried: a client that waits 30 s for headers has other mirrors to try, too."""
 _META_SLOTS = 4
 """Exchanges at a time for manifests, tokens, lists and small blobs: they never wait behind layers."""
+
+_log = structlog.get_logger()
+
+
+def _log_retry(details: RetryDetails) -> None:
+    wait = round(details.wait_for, 3)
+    _log.warning("upstream.retried", retry=details.retry_num, wait_seconds=wait, error=str(details.caused_by))
+
+
+set_on_retry_hooks([_log_retry])  # stamina's own hooks import and register things in the middle of the first retry
 
 Missing = type[BlobUnknown] | type[ManifestUnknown] | type[NameUnknown] | type[UpstreamBroken]
 

@@ -67,7 +67,7 @@ class Grid:
 
     def span_of_run(self, run: Run) -> Span:
         """The bytes of a run, counted from the start of the blob."""
-        return Span(run.first * self.chunk, min(run.stop * self.chunk, self.size))
+        return Span(min(run.first * self.chunk, self.size), min(run.stop * self.chunk, self.size))
 
     def touched(self, span: Span) -> range:
         """The indexes of the chunks that a span within the blob touches."""

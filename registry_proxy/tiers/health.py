@@ -1,6 +1,7 @@
 """Whether the store's disk works: remembered for a while after it has refused a chunk, logged once in that while."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -11,10 +12,14 @@ _REFUSAL: Final = 10.0
 
 
 class Health:
-    """``late``: writes that were given up on and still run; as long as there is one, no other is tried."""
+    """``late``: writes that were given up on and still run; as long as there is one, no other is tried.
 
-    def __init__(self, directory: str) -> None:
+    ``clock``: seconds, monotonic.
+    """
+
+    def __init__(self, directory: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._directory = directory
+        self._clock = clock
         self._refusing_until = 0.0
         self._silent_until = 0.0
         self.late: set[object] = set()
@@ -22,15 +27,15 @@ class Health:
     @property
     def writable(self) -> bool:
         """False for a while after trouble with a write, and while one is late."""
-        return not self.late and time.monotonic() >= self._refusing_until
+        return not self.late and self._clock() >= self._refusing_until
 
     def refuse(self, error: Exception) -> None:
         """A write failed: try none for a while."""
-        self._refusing_until = time.monotonic() + _REFUSAL
+        self._refusing_until = self._clock() + _REFUSAL
         self.complain("store.refuses", error)
 
     def complain(self, event: str, error: Exception) -> None:
         """Log trouble with the disk, at most once in a while."""
-        if time.monotonic() >= self._silent_until:
-            self._silent_until = time.monotonic() + _REFUSAL
+        if self._clock() >= self._silent_until:
+            self._silent_until = self._clock() + _REFUSAL
             _log.warning(event, reason=str(error) or type(error).__name__, directory=self._directory)

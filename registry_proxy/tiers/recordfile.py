@@ -23,6 +23,7 @@ LOCK_WAIT: Final = 5.0
 """Seconds that a statement waits for a lock another process holds."""
 
 _BROKEN_KEPT: Final = 2
+_RETRY: Final = 60.0
 _DISK: Final = (OSError, sqlite3.OperationalError, diskcache.Timeout)
 
 
@@ -33,6 +34,8 @@ class RecordFile:
         self._directory = directory
         self._lock_wait = lock_wait
         self._cache: diskcache.Cache | None = None
+        self._next_try = 0.0
+        self._closed = False
         self._complained = False
 
     @property
@@ -42,6 +45,7 @@ class RecordFile:
 
     def open(self) -> None:
         """Open the database; a damaged one is moved aside first."""
+        self._next_try = time.monotonic() + _RETRY
         try:
             self._cache = self._open()
         except _DISK as error:
@@ -55,7 +59,7 @@ class RecordFile:
         return diskcache.Cache(str(self._directory), timeout=self._lock_wait, disk=RecordDisk, **SETTINGS)
 
     def _start_anew(self, reason: Exception) -> None:
-        self.close()
+        self._let_go()
         try:
             aside = set_aside(self._directory)
             _log.error("records.broken", reason=str(reason), kept_as=str(aside))
@@ -77,6 +81,8 @@ class RecordFile:
 
     def put(self, items: Iterable[tuple[str, bytes]]) -> None:
         """Write some records in one transaction."""
+        if self._cache is None and not self._closed and time.monotonic() >= self._next_try:
+            self.open()
         cache = self._cache
         if cache is None:
             return
@@ -125,7 +131,11 @@ class RecordFile:
             return 0
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database for good."""
+        self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._cache is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._cache.close()

@@ -83,9 +83,13 @@ class Space:
         return full * cost(self._chunk_size + TRAILER) + (cost(rest + TRAILER) if rest else 0)
 
     def shortfall(self, want: int, free: int, total: int) -> int:
-        """Bytes that must go before ``want`` more may be promised; negative or 0 if none. ``free``, ``total``: of the disk."""
+        """Bytes that must go before ``want`` more may be promised; negative or 0 if none. ``free``, ``total``: of the disk.
+
+        What others use of the disk makes the store give way only when it wants to write itself.
+        """
         wanted = self.promised + want
-        return max(self.held + wanted - self.limit, wanted - (free - margin(total)))
+        beyond_limit = self.held + wanted - self.limit
+        return max(beyond_limit, wanted + margin(total) - free) if wanted else beyond_limit
 
     def promise(self, want: int) -> Room:
         """Promise ``want`` bytes; the caller has seen to it that there is no shortfall."""

@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from registry_proxy import config
-from registry_proxy.errors import ContentCorrupt, StoreBroken, StoreTrouble
+from registry_proxy.errors import StoreBroken, StoreTrouble
 from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.tiers import chunkfile, directory, walk
@@ -338,12 +338,10 @@ class ChunkStore:
             self._accounts.stored(key, index, size)
             self._files.adopt(opened)
             return StoredChunk(opened, self._accounts.use(key))
-        except StoreTrouble as error:
+        except BaseException as error:
             room.give_back(most)
-            self._health.refuse(error)
-            raise
-        except ContentCorrupt:
-            room.give_back(most)
+            if isinstance(error, StoreTrouble):
+                self._health.refuse(error)
             raise
         finally:
             group.pins -= 1

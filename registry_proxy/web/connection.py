@@ -1,6 +1,7 @@
 """One client connection: aiohttp's, with room for long headers, deadlines for slow ones, and OCI bodies for what is not HTTP."""
 
 import asyncio
+from http import HTTPStatus
 
 import structlog
 from aiohttp import web
@@ -58,7 +59,10 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is not HTTP: a TLS hello on a plain port, a header beyond all bounds. The connection ends with it."""
-        log.info("request.unreadable", client=request.remote, status=status, error=f"{type(exc).__name__}: {message}")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request.broke", client=request.remote, exc_info=exc)
+        else:
+            log.info("request.unreadable", client=request.remote, error=f"{type(exc).__name__}: {message}")
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is on the wire already")
         body = oci_body("UNSUPPORTED", "the request is not readable HTTP")

@@ -1,4 +1,4 @@
-"""The edge of every request: dispatch, failures, one log line, metrics. Nothing else writes logs or counts requests.
+"""The edge of every request: dispatch, failures, one log line, metrics. What is not even HTTP ends in ``connection``.
 
 aiohttp's application, router and middlewares are not used: paths are parsed by ``plan.routing``, which also keeps anything
 malformed away from the rest, for a third of the cost.

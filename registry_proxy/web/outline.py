@@ -38,9 +38,10 @@ class Outline:
 
 def outline(exchange: Exchange, content: Content, max_ranges: int) -> Outline:
     """How to answer this request for content; raises RangeUnsatisfiable and RangeTooLarge."""
-    etag = f'"{content.digest}"'
+    digest = str(content.digest)
+    etag = f'"{digest}"'
     common = (
-        ("Docker-Content-Digest", str(content.digest)),
+        ("Docker-Content-Digest", digest),
         ("ETag", etag),
         *((FOREVER,) if content.immutable else ()),
     )

@@ -33,7 +33,7 @@ from aiohttp import web
 from registry_proxy.oci import content
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
-from tests.fakes import body
+from tests.fakes import answers, body
 from tests.fakes.faults import BodyFault, Gate
 from tests.fakes.ledger import Asked, Ledger
 
@@ -101,7 +101,7 @@ class FakeUpstream:
         self.media_types: dict[Digest, str] = {}
         self.tags: dict[tuple[str, str], Digest] = {}
         self.tokens: dict[str, str] = {}
-        self._signature = secrets.token_hex(4)
+        self.signature = secrets.token_hex(4)
         self._overrides: list[Override] = []
         self._spoiled: list[Spoiled] = []
         self._ports: dict[int, str] = {}
@@ -253,7 +253,7 @@ class FakeUpstream:
 
     def expire_signatures(self) -> None:
         """Signed URLs given out so far get 403 from the storage server."""
-        self._signature = secrets.token_hex(4)
+        self.signature = secrets.token_hex(4)
 
     def revoke_tokens(self) -> None:
         """Tokens given out so far get 401."""
@@ -304,7 +304,7 @@ class FakeUpstream:
         self.ledger.running += 1
         self.ledger.most_running = max(self.ledger.most_running, self.ledger.running)
         try:
-            return await self._overridden(request, kind) or await self._honest(request, server, kind)
+            return await self._overridden(request, kind) or await answers.answer(self, request, server, kind)
         finally:
             self.ledger.running -= 1
 
@@ -322,100 +322,6 @@ class FakeUpstream:
             return web.Response(status=override.status, headers=override.headers, body=override.body)
         return None
 
-    async def _honest(self, request: web.Request, server: str, kind: str) -> web.StreamResponse:
-        if server == "token":
-            return await self._token(request)
-        if server == "storage":
-            return await self._storage(request)
-        if request.method not in {"GET", "HEAD"}:
-            return _error(405, "UNSUPPORTED")
-        repository, _, rest = request.path.removeprefix("/v2/").rpartition(f"/{kind}s/" if kind != "tags" else "/tags/")
-        if kind == "referrers":
-            repository, _, rest = request.path.removeprefix("/v2/").rpartition("/referrers/")
-        challenge = self._challenge(request, repository)
-        if challenge is not None:
-            return challenge
-        match kind:
-            case "manifest":
-                response: web.StreamResponse = self._manifest(request, repository, rest)
-            case "blob":
-                return await self._blob(request, repository, rest)
-            case "tags":
-                response = self._tags(request, repository)
-            case "referrers":
-                response = self._referrers(repository, rest)
-            case "catalog":
-                response = web.json_response({"repositories": sorted({name for name, _ in self.members})})
-            case "ping":
-                response = web.json_response({})
-            case _:
-                response = _error(404, "UNSUPPORTED")
-        response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
-        return response
-
-    def _manifest(self, request: web.Request, repository: str, reference: str) -> web.Response:
-        digest = _digest(reference) or self.tags.get((repository, reference))
-        if digest is None or (repository, digest) not in self.members or digest not in self.media_types:
-            known = any(name == repository for name, _ in self.members)
-            return _error(404, "MANIFEST_UNKNOWN" if known else "NAME_UNKNOWN")
-        data = self.content[digest]
-        headers = {"Content-Type": self.media_types[digest]}
-        if self.digest_header:
-            headers["Docker-Content-Digest"] = str(digest)
-        if self.rate_limit is not None:
-            headers["ratelimit-limit"], headers["ratelimit-remaining"] = self.rate_limit
-        if request.method == "HEAD":
-            return web.Response(headers=headers | {"Content-Length": str(len(data))})
-        return web.Response(body=data, headers=headers)
-
-    def _tags(self, request: web.Request, repository: str) -> web.Response:
-        names = sorted(tag for name, tag in self.tags if name == repository)
-        if not names:
-            return _error(404, "NAME_UNKNOWN")
-        after = request.query.get("last", "")
-        count = min(int(request.query.get("n", self.tag_page)), self.tag_page)
-        left = [name for name in names if name > after]
-        response = web.json_response({"name": repository, "tags": left[:count]})
-        if left[count:] and count:
-            response.headers["Link"] = f'</v2/{repository}/tags/list?n={count}&last={left[count - 1]}>; rel="next"'
-        return response
-
-    def _referrers(self, repository: str, text: str) -> web.Response:
-        if not self.referrers_api:
-            return web.Response(status=404, text="404 page not found")
-        entries = []
-        for name, digest in sorted(self.members, key=str):
-            if name != repository or digest not in self.media_types:
-                continue
-            fields = json.loads(self.content[digest])
-            if (fields.get("subject") or {}).get("digest") == text:
-                entry = {"mediaType": fields["mediaType"], "digest": str(digest), "size": len(self.content[digest])}
-                extra = {key: fields[key] for key in ("artifactType", "annotations") if key in fields}
-                entries.append(entry | extra)
-        index = {"schemaVersion": 2, "mediaType": content.OCI_INDEX, "manifests": entries}
-        return web.json_response(index, content_type=content.OCI_INDEX)
-
-    async def _blob(self, request: web.Request, repository: str, text: str) -> web.StreamResponse:
-        digest = _digest(text)
-        if digest is None or (repository, digest) not in self.members:
-            return _error(404, "BLOB_UNKNOWN")
-        if request.method == "HEAD" and not self.head_blob:
-            return _error(405, "UNSUPPORTED")
-        if self.redirect:
-            target = f"{self.url_of('storage')}/{digest}?signature={self._signature}"
-            return web.Response(status=307, headers={"Location": target})
-        return await body.send_blob(self, request, digest)
-
-    async def _storage(self, request: web.Request) -> web.StreamResponse:
-        digest = _digest(request.path.removeprefix("/"))
-        if "Authorization" in request.headers:
-            return web.Response(status=400, text="Only one auth mechanism allowed")
-        if request.query.get("signature") != self._signature:
-            return web.Response(status=403, text="Request has expired")
-        if digest is None or digest not in self.content:
-            return web.Response(status=404, text="NoSuchKey")
-        return await body.send_blob(self, request, digest)
-
     def fault_for(self, digest: Digest) -> BodyFault | None:
         """The fault that the next body of a blob has, used up by asking."""
         for spoiled in self._spoiled:
@@ -425,60 +331,15 @@ class FakeUpstream:
                 return spoiled.fault
         return None
 
-    # --- auth ---------------------------------------------------------------------------------------------------------
-
     @property
     def basic(self) -> str:
         """The Authorization value of the right name and password."""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
-    def _challenge(self, request: web.Request, repository: str) -> web.Response | None:
-        given = request.headers.get("Authorization", "")
-        if self.auth is None or (self.auth == "basic" and given == self.basic):
-            return None
-        scope = f"repository:{repository}:pull" if repository else ""
-        if self.auth == "bearer" and self.tokens.get(given.removeprefix("Bearer ")) == scope:
-            return None
-        realm = self.realm or f"{self.url_of('token')}/token"
-        header = (
-            f'Bearer realm="{realm}",service="fake",scope="{scope}"' if self.auth == "bearer" else 'Basic realm="fake"'
-        )
-        return _error(401, "UNAUTHORIZED", {"WWW-Authenticate": header})
-
-    async def _token(self, request: web.Request) -> web.Response:
-        if request.method == "POST":
-            form = await request.post()
-            allowed = form.get("grant_type") == "refresh_token" and form.get("refresh_token") == self.identity_token
-            scope = str(form.get("scope", ""))
-        else:
-            given = request.headers.get("Authorization")
-            allowed = given == self.basic or (given is None and self.public_pull)
-            scope = request.query.get("scope", "")
-        if not allowed:
-            return _error(401, "UNAUTHORIZED")
-        token = secrets.token_hex(8)
-        self.tokens[token] = scope
-        fields = {"token": token} if request.method == "GET" else {"access_token": token}
-        return web.json_response(fields | ({"expires_in": self.expires_in} if self.expires_in is not None else {}))
-
 
 def _kind(path: str) -> str:
     if path == "/v2/_catalog":
         return "catalog"
-    for part, kind in (
-        ("/manifests/", "manifest"),
-        ("/blobs/", "blob"),
-        ("/tags/", "tags"),
-        ("/referrers/", "referrers"),
-    ):
-        if part in path:
-            return kind
-    return "ping" if path.rstrip("/") == "/v2" else "other"
-
-
-def _digest(text: str) -> Digest | None:
-    return Digest.parse(text) if ":" in text else None
-
-
-def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.json_response({"errors": [{"code": code, "message": code.lower()}]}, status=status, headers=headers)
+    if path.rstrip("/") == "/v2":
+        return "ping"
+    return next((kind for kind, separator in answers.SEPARATORS.items() if separator in path), "other")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.harness.front import Front, front
-from tests.interop.harness.process import LOGS, mounts_below, tail, unmount_below
+from tests.interop.harness.process import LOGS, complaints, mounts_below, tail, unmount_below
 from tests.interop.harness.proxy import SOURCE, Proxy, registry_proxy
 from tests.interop.harness.registries import Image, fill, registry
 
@@ -38,7 +38,8 @@ def pytest_runtest_makereport(
     if report.failed and item.path.is_relative_to(HERE):
         for log in LOGS:
             if log.exists() and log.stat().st_mtime >= call.start - 60:
-                report.sections.append((f"log of {log.stem}, {log}", tail(log)))
+                report.sections.append((f"errors in the log of {log.stem}", complaints(log)))
+                report.sections.append((f"end of the log of {log.stem}, {log}", tail(log)))
     return report
 
 

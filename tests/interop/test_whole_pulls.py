@@ -17,13 +17,14 @@ from tests.interop.harness.registries import Image
 
 NUMPY = ("/usr/bin/python3", "-c", "import numpy; print(int(numpy.arange(10).sum()))")
 OVERHEAD = 1.02  # of the image, for the headers and what is asked twice
+DROPPED = 1.25  # of the image: a client that drops connections leaves bytes behind in the sockets on the way
 OPEN_ENDED = re.compile(r"bytes=[1-9][0-9]*-")
 Copy = Callable[[str, Path], dict[str, int]]
 
 
-def upstream_gone(site: Front, image: Image) -> None:
+def upstream_gone(site: Front, image: Image, overhead: float = OVERHEAD) -> None:
     """The first pull cost the upstream the image once; from now on it is down."""
-    assert site.sent() <= OVERHEAD * image.size + 20_000
+    assert site.sent() <= overhead * image.size + 20_000
     site.process.stop()
 
 
@@ -49,7 +50,7 @@ def test_containerd(version: str, proxy: Proxy, site: Front, pushed: dict[str, I
                 pull_by_containerd(containerd, image)
                 if temperature == "cold":
                     assert parallel == any(OPEN_ENDED.fullmatch(request.range) for request in tap.requests())
-                    upstream_gone(site, image)
+                    upstream_gone(site, image, DROPPED if parallel else OVERHEAD)
                 else:
                     assert containerd.run(f"{SOURCE}/{image.repository}:latest", "numpy", *NUMPY).split() == ["45"]
 

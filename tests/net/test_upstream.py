@@ -289,13 +289,16 @@ async def test_cancellation_leaves_nothing_behind(phase: str) -> None:
 
 
 async def test_silent_mirror_leads_to_the_next() -> None:
-    """A mirror that accepts connections and says nothing is given up on, and the next one answers."""
+    """A mirror that accepts connections and says nothing is given up on, and the next one answers, first from then on."""
     timeouts = Timeouts(connect=0.1, header=0.1)
     async with FakeUpstream() as silent, FakeUpstream() as second:
         digest = second.add_blob(DATA)
         silent.hold("blob")
         async with client_for(silent, second, timeouts=timeouts) as client:
             assert await read(client, digest) == DATA
+            asked = len(silent.requests)
+            assert await read(client, digest) == DATA
+            assert len(silent.requests) == asked
         async with client_for(silent, timeouts=timeouts) as client:
             with pytest.raises(UpstreamUnreachable):
                 await read(client, digest)

@@ -8,8 +8,8 @@ from registry_proxy.config import Policy
 from registry_proxy.errors import BlobUnknown, ContentCorrupt, NoRoom, NotSoon, Offline, Trouble
 from registry_proxy.plan.chunks import Span
 from tests.fakes.faults import Cut, Garbled, Gate
+from tests.fakes.instance import CHUNK, Benches, noise
 from tests.fakes.upstream import FakeUpstream
-from tests.pull.conftest import CHUNK, Benches, noise
 
 
 async def test_a_cold_range_costs_the_chunks_it_touches(bench: Benches, upstream: FakeUpstream) -> None:
@@ -41,7 +41,9 @@ async def test_many_clients_of_a_cold_blob_cost_one_fetch_of_each_byte(
     upstream.ranges = ranges
     data = noise(50 * CHUNK + 77)
     digest = upstream.add_blob(data)
-    spans = [Span(i * 7919 % len(data), len(data)) for i in range(50)] + [Span(i * CHUNK, i * CHUNK + 9) for i in range(50)]
+    spans = [Span(i * 7919 % len(data), len(data)) for i in range(50)] + [
+        Span(i * CHUNK, i * CHUNK + 9) for i in range(50)
+    ]
     async with bench() as b:
         got = await asyncio.gather(*(b.read(digest, span) for span in spans))
     assert all(one == data[span.start : span.stop] for one, span in zip(got, spans, strict=True))
@@ -95,7 +97,7 @@ async def test_a_range_less_upstream_starts_the_sibling_layers_of_an_image(
     digests = [upstream.add_blob(layer) for layer in layers]
     async with bench() as b:
         from registry_proxy.oci.names import Tag
-        from tests.pull.conftest import HOST
+        from tests.fakes.instance import HOST
 
         await b.instance.manifests.get(HOST, b.place(digests[0]).repository, Tag("v1"))
         await b.read(digests[0], Span(5 * CHUNK, 6 * CHUNK))

@@ -10,8 +10,8 @@ from registry_proxy.errors import Denied, ManifestUnknown, NameUnknown, Offline,
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, Tag
 from registry_proxy.pull.manifests import ServedManifest
+from tests.fakes.instance import HOST, Bench, Benches
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
-from tests.pull.conftest import HOST, Bench, Benches
 
 V1 = Tag("v1")
 HTML = b"<!DOCTYPE html><html>Please log in.</html>"

@@ -23,6 +23,7 @@ NEEDED = (
     "podman",
     "runc",
     "skopeo",
+    "squid",
     "strace",
 )
 POLICY = Path("/usr/sbin/policy-rc.d")

@@ -9,7 +9,7 @@ from registry_proxy.config import Config, Server, Store, Upstream
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web.server import Face
-from tests.web.client import Wire
+from tests.fakes.wire import Wire
 from tests.web.memory import MemoryHeart
 
 StartFace = Callable[..., Awaitable[Face]]

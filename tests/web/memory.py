@@ -134,7 +134,7 @@ class MemoryReader:
 
 @dataclass
 class MemoryHeart:
-    """All three services at once. ``calls``: what was asked, so that tests can see what never was."""
+    """All three services at once. ``calls``: what was asked, so that tests can see what never was; ``called``: anything was."""
 
     blobs: dict[tuple[str, str, str], MemoryBlob] = field(default_factory=dict)
     facts: dict[str, MemoryBlob] = field(default_factory=dict)
@@ -144,9 +144,11 @@ class MemoryHeart:
     referring: dict[tuple[str, str, str], list[dict[str, Any]]] = field(default_factory=dict)
     error: RegistryProxyError | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    called: asyncio.Event = field(default_factory=asyncio.Event)
 
     def _call(self, *what: object) -> None:
         self.calls.append(what)
+        self.called.set()
         if self.error:
             raise self.error
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from registry_proxy.errors import Denied, NoRoom, NotSoon, UpstreamBusy, UpstreamUnreachable
-from tests.web.client import Wire
+from tests.fakes.wire import Wire
 from tests.web.memory import MemoryBlob, MemoryChunk, MemoryHeart, memory_blob
 
 DATA = random.Random(1).randbytes(10_000)

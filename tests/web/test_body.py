@@ -9,11 +9,12 @@ from contextlib import ExitStack
 import pytest
 
 from registry_proxy.errors import UpstreamUnreachable
+from registry_proxy.oci.digest import Digest
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web.server import Face
-from tests.web.client import Wire
+from tests.fakes.wire import Wire
 from tests.web.conftest import StartFace
-from tests.web.memory import FileChunk, MemoryBlob, MemoryHeart, memory_blob
+from tests.web.memory import FileChunk, MemoryBlob, MemoryHeart, ServedManifest, memory_blob
 
 CHUNK = 1 << 20
 DATA = random.Random(3).randbytes(3 * CHUNK + 5000)
@@ -133,6 +134,22 @@ async def test_a_client_that_takes_nothing_is_dropped(
         async with asyncio.timeout(10):
             await big.faults.left.wait()
     await face.stop()
+    assert metrics.registry.get_sample_value("registry_proxy_responses_cut_total", {"by": "client"}) == 1
+
+
+async def test_a_client_that_takes_no_manifest_is_dropped(
+    start: StartFace, heart: MemoryHeart, metrics: Metrics
+) -> None:
+    """The same holds for an answer that goes by one write."""
+    body = bytes(32 << 20)
+    heart.manifests["registry.test", "a", "big"] = ServedManifest(Digest.of(body), "application/json", body)
+    face = await start(idle_timeout=0.3, drain=30)
+    async with Wire(face.addresses[0]) as wire:
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        wire.send("/v2/a/manifests/big?ns=registry.test")
+        async with asyncio.timeout(10):
+            await heart.called.wait()
+            await face.stop()
     assert metrics.registry.get_sample_value("registry_proxy_responses_cut_total", {"by": "client"}) == 1
 
 

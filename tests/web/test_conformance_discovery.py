@@ -5,7 +5,7 @@ import pytest
 
 from registry_proxy.errors import UpstreamFailed
 from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
-from tests.web.client import Wire
+from tests.fakes.wire import Wire
 from tests.web.memory import MemoryHeart
 
 SUBJECT = "sha256:" + 64 * "a"

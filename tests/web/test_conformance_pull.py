@@ -4,7 +4,7 @@ import pytest
 
 from registry_proxy.oci.content import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
-from tests.web.client import Wire
+from tests.fakes.wire import Wire
 from tests.web.memory import MemoryHeart, ServedManifest, memory_blob
 
 BODY = b'{"schemaVersion": 2,\n "layers": []}'

@@ -11,7 +11,7 @@ from registry_proxy.config import Upstream
 from registry_proxy.errors import ANSWERS, ConfigInvalid, Denied, RegistryProxyError, UpstreamUnreachable
 from registry_proxy.oci.digest import Digest
 from registry_proxy.web.server import Face
-from tests.web.client import Wire
+from tests.fakes.wire import Wire
 from tests.web.conftest import StartFace
 from tests.web.memory import MemoryHeart, ServedManifest, memory_blob
 

@@ -90,7 +90,14 @@ class Containerd:
 
     def pull(self, reference: str, seconds: float = RUN) -> None:
         """Pulls as a user would, with the hosts.toml of the mirror."""
-        words = ("--hosts-dir", str(self.root / "hosts"), "--snapshotter", self.snapshotter, "--platform", "linux/amd64")
+        words = (
+            "--hosts-dir",
+            str(self.root / "hosts"),
+            "--snapshotter",
+            self.snapshotter,
+            "--platform",
+            "linux/amd64",
+        )
         self.call("images", "pull", *words, reference, seconds=seconds)
 
     def run(self, reference: str, name: str, *command: str, seconds: float = RUN) -> str:

@@ -154,6 +154,15 @@ def tail(log: Path, characters: int = 4000) -> str:
         return file.read().decode(errors="replace")
 
 
+def complaints(log: Path, most: int = 8) -> str:
+    """The first lines of a log that speak of an error, unfolded."""
+    if not log.exists():
+        return ""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        lines = [line for line in file if '"level":"error"' in line or "level=error" in line or "level=fatal" in line]
+    return "".join(lines[:most]).replace("\\n", "\n")
+
+
 def mounts_below(root: Path) -> list[tuple[str, str]]:
     """Mount points below a directory and their file-system types, the innermost first."""
     found = []

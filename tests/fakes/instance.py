@@ -1,21 +1,21 @@
 """A whole instance in this process, in front of a fake upstream."""
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from registry_proxy.app import Instance, assemble
-from registry_proxy.config import Config, Policy, Store, Upstream
+from registry_proxy.config import Config, Policy, Server, Store, Upstream
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
 from registry_proxy.sources.base import BlobPlace
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
+from tests.fakes.wire import Wire
 
 HOST = SourceHost("registry.example")
 CHUNK = 64 << 10
@@ -37,6 +37,10 @@ class Bench:
         """Where a blob of the upstream lives."""
         return BlobPlace(HOST, Repository(repository), digest)
 
+    def wire(self) -> Wire:
+        """A connection to the instance, if it listens."""
+        return Wire(self.instance.face.addresses[0])
+
     async def read(self, digest: Digest, *spans: Span, open_ended: bool = False) -> bytes:
         """The bytes of these spans (none: of the whole blob), put together."""
         blob = await self.instance.blobs.open(self.place(digest))
@@ -53,32 +57,31 @@ class Bench:
 Benches = Callable[..., AbstractAsyncContextManager[Bench]]
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    """A fake registry with ranges."""
-    async with FakeUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture
-def bench(tmp_path: Path, upstream: FakeUpstream) -> Benches:
-    """Makes an instance over the fixture's upstream; a second one with the same store finds what the first one kept."""
+def benches(store: Path, upstream: FakeUpstream) -> Benches:
+    """Makes instances over an upstream; a second one with the same store finds what the first one kept."""
 
     @asynccontextmanager
     async def make(
         *,
         limit: int = 1 << 30,
         policy: Policy | None = None,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.time,
         chunk_size: int = CHUNK,
+        listen: bool = False,
         **settings: object,
     ) -> AsyncIterator[Bench]:
         config = Config(
-            store=Store(path=tmp_path / "store", limit=limit, chunk_size=chunk_size),
+            store=Store(path=store, limit=limit, chunk_size=chunk_size),
             upstreams={HOST: Upstream(urls=(upstream.url,), **settings)},
             policy=policy or Policy(),
+            server=Server(listen=("127.0.0.1:0",), drain=1),
         )
-        async with assemble(config, **({"clock": clock} if clock else {})) as instance:
-            yield Bench(instance, upstream)
+        async with assemble(config, clock) as instance:
+            if listen:
+                await instance.face.start()
+            try:
+                yield Bench(instance, upstream)
+            finally:
+                await instance.face.stop()
 
     return make
