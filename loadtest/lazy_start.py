@@ -107,15 +107,23 @@ class Bench:
     def run(self, job: Job) -> list[Run]:
         """Measure a job's visits; what fails is a run with the reason, not an exception."""
         with tempfile.TemporaryDirectory(prefix="j-", dir=self._work, ignore_cleanup_errors=True) as name:
-            directory = Path(name)
-            drop_page_cache()
-            with link(self._upstreams[job.ranged], job.rate, directory) as slow:
-                if not job.proxied:
-                    return [self._visit(job, "direct", slow, slow.address, directory, None)]
-                with registry_proxy(
-                    directory / "proxy", {SOURCE: f"http://{slow.address}"}, *arguments(job, directory)
-                ) as proxy:
-                    return [self._visit(job, visit, slow, proxy.address, directory, proxy) for visit in job.visits]
+            try:
+                return self._visits(job, Path(name))
+            except Failure as error:
+                return [
+                    Run(job.name, visit, None, 0, 0, self._images[job.form].size, failure=str(error))
+                    for visit in job.visits
+                ]
+
+    def _visits(self, job: Job, directory: Path) -> list[Run]:
+        drop_page_cache()
+        with link(self._upstreams[job.ranged], job.rate, directory) as slow:
+            if not job.proxied:
+                return [self._visit(job, "direct", slow, slow.address, directory, None)]
+            with registry_proxy(
+                directory / "proxy", {SOURCE: f"http://{slow.address}"}, *arguments(job, directory)
+            ) as proxy:
+                return [self._visit(job, visit, slow, proxy.address, directory, proxy) for visit in job.visits]
 
     def _visit(self, job: Job, visit: Visit, slow: Slow, address: str, directory: Path, proxy: Proxy | None) -> Run:
         """One node that has nothing pulls and runs the image."""
@@ -193,21 +201,19 @@ def bench() -> Iterator[Bench]:
             raise Failure(f"still mounted: {left}")
 
 
-def measure(jobs: Sequence[Job], rounds: int) -> list[Run]:
+def measure(jobs: Sequence[Job], rounds: int) -> Iterator[Run]:
     """Every job in every round, one after the other."""
-    runs: list[Run] = []
     with bench() as running:
         for number in range(rounds):
             for job in jobs:
                 for run in running.run(job):
-                    runs.append(run)
-                    took = (
+                    told = (
                         run.failure.splitlines()[0]
                         if run.failure
                         else f"{run.seconds:.1f} s, {run.settled / 1e6:.1f} MB"
                     )
-                    say(f"{number + 1}/{rounds} {run.job} {run.visit}: {took}")
-    return runs
+                    say(f"{number + 1}/{rounds} {run.job} {run.visit}: {told}")
+                    yield run
 
 
 def keep(runs: Sequence[Run]) -> Path:
@@ -248,8 +254,11 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error("no such job")
     if os.geteuid() != 0:
         parser.error("it mounts file systems and drops the page cache: run it as root")
-    runs = measure(jobs, given.runs)
-    say(f"kept in {keep(runs)}")
+    runs: list[Run] = []
+    try:
+        runs.extend(measure(jobs, given.runs))  # what was measured before an interruption is kept too
+    finally:
+        say(f"kept in {keep(runs)}")
     found = figures(runs)
     print(report(jobs, found))
     return int(missed(jobs, found))

@@ -15,7 +15,6 @@ from loadtest.link import BURST, Bucket, Counters, HostPort, Link, Shape, Window
 from loadtest.noise import PERIOD, Noise
 from registry_proxy.app import assemble
 from registry_proxy.config import Config, Server, Store, Upstream
-from registry_proxy.config.units import Size
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Span
 from tests.fakes.faults import Garbled, Short
@@ -250,7 +249,7 @@ async def recorded(tmp_path: Path) -> AsyncIterator[tuple[FakeUpstream, str]]:
     """A ranged upstream, and the URL of a cold proxy in front of it, in this process."""
     async with FakeUpstream() as upstream:
         config = Config(
-            store=Store(path=tmp_path / "store", limit=Size(1 << 30)),
+            store=Store(path=tmp_path / "store", limit=1 << 30),
             upstreams={SourceHost(SOURCE): Upstream(urls=(upstream.url,))},
             server=Server(listen=("127.0.0.1:0",)),
         )

@@ -63,8 +63,12 @@ class BlobLanding:
             elif self._hashes:
                 await self._compare(index, data, origin)
             chunk = await self._commit(index, data, room)
-            if self.verified and not self._hashes and self._store.missing(self.digest, self.grid) == 0:
-                await self._remember()
+            try:
+                if self.verified and not self._hashes and self._store.missing(self.digest, self.grid) == 0:
+                    await self._remember()
+            except BaseException:
+                chunk.close()
+                raise
             return chunk
 
     async def verify_stored(self) -> None:

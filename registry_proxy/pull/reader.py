@@ -76,15 +76,16 @@ class Reader:
         self._flights.check_patience(index)
         task = asyncio.ensure_future(self._flights.chunk(index, self._wish))
         try:
-            done, _ = await asyncio.wait({task}, timeout=_GRACE)
-            if done:
-                chunk, tier = task.result()
-                self._last = (index, chunk, tier)
-                return
+            await asyncio.wait({task}, timeout=_GRACE)
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                await asyncio.wait({task})
+            if not task.cancelled() and task.exception() is None:
+                self._last = (index, *task.result())
+        if not task.cancelled():
+            task.result()
+            return
         self._flights.check_patience(index)
 
     async def _chunk(self, index: int) -> tuple[Chunk, str]:

@@ -243,6 +243,7 @@ class ChunkStore:
     async def _checked(self, found: OpenFile) -> None:
         task = self._checks.get(found.key)
         if task is None:
+            found.loans += 1  # at once: its file may be forgotten before the check begins
             task = self._checks[found.key] = self._threads.start(self._check(found))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READ_PATIENCE):
@@ -250,7 +251,6 @@ class ChunkStore:
 
     async def _check(self, found: OpenFile) -> None:
         digest, index = found.key
-        found.loans += 1
         try:
             if await self._threads.run(found.is_right):
                 self._files.trust(found)
@@ -263,12 +263,16 @@ class ChunkStore:
             del self._checks[found.key]
 
     def has(self, digest: Digest, index: int) -> bool:
-        """True if the chunk is believed to be here; for planning."""
-        return self._accounts.has(digest, index)
+        """True if the chunk is believed to be here; for planning. Until the files are counted, the disk itself is asked."""
+        if self._accounts.has(digest, index):
+            return True
+        return not self._keeper.counted.is_set() and self._layout.holds(digest, index)
 
     def missing(self, digest: Digest, grid: Grid) -> int:
         """Number of the blob's chunks believed not to be here; for planning."""
-        return self._accounts.missing(digest, grid)
+        if self._keeper.counted.is_set():
+            return self._accounts.missing(digest, grid)
+        return sum(not self.has(digest, index) for index in range(grid.count))
 
     # --- writing ---------------------------------------------------------------------------------------------------------
 
