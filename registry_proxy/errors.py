@@ -105,6 +105,10 @@ class AccountRefused(UpstreamFailed):
     """The upstream refuses the proxy's own account."""
 
 
+class RepositoryRefused(Trouble):
+    """A CVMFS repository's letters cannot be believed: signature, fingerprint, expiry, blacklist, roll-back."""
+
+
 class UpstreamBusy(Trouble):
     """The upstream's rate limit is spent. ``retry_after``: seconds to wait."""
 
@@ -123,6 +127,10 @@ class NotSoon(RegistryProxyError):
     def __init__(self, message: str, retry_after: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class LoopDetected(RegistryProxyError):
+    """A request for a chunk came back to an instance that had passed it on: instances are each other's parents."""
 
 
 class NoRoom(RegistryProxyError):
@@ -182,9 +190,11 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     UpstreamBroken: Answer(502, "UNKNOWN"),
     UpstreamFailed: Answer(502, "UNKNOWN"),
     AccountRefused: Answer(502, "UNKNOWN"),
+    RepositoryRefused: Answer(502, "UNKNOWN"),
     UpstreamBusy: Answer(429, "TOOMANYREQUESTS"),
     Offline: Answer(503, "UNKNOWN"),
     NotSoon: Answer(503, "TOOMANYREQUESTS"),
+    LoopDetected: Answer(508, "UNKNOWN"),
     NoRoom: Answer(503, "UNKNOWN"),
     ContentCorrupt: Answer(502, "UNKNOWN"),
     StoreUnusable: Answer(503, "UNKNOWN"),

@@ -7,7 +7,7 @@ anonymous clients is public: it may be read through any repository of an open up
 from collections.abc import Mapping
 
 from registry_proxy.config import Policy
-from registry_proxy.errors import Offline
+from registry_proxy.errors import BlobUnknown, Offline
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.sources.base import BlobPlace
@@ -38,6 +38,19 @@ class Proofs:
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")
         return await self._asking.do(place, lambda: self._ask(place)), True
+
+    async def public(self, place: BlobPlace) -> None:
+        """Return if an anonymous client may pull this blob; raises BlobUnknown or Trouble if not.
+
+        A fact is not enough: it may be one that only our own account could learn.
+        """
+        if await self._records.public.get(str(place.digest)) is not None:
+            return
+        if not self._anonymous(place):
+            raise BlobUnknown(f"{place.digest} is not known to be for everybody")
+        if self._policy.offline:
+            raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")
+        await self._asking.do(place, lambda: self._ask(place))
 
     async def _ask(self, place: BlobPlace) -> int:
         size = await self._registries[place.upstream].head_blob(place.repository, place.digest)

@@ -1,6 +1,30 @@
 """Configuration: the values (``values``), the TOML file that makes them (``loader``), the public registries known without one."""
 
 from registry_proxy.config.loader import Flags, load
-from registry_proxy.config.values import Account, Config, Logging, Policy, Server, Store, Timeouts, Upstream
+from registry_proxy.config.values import (
+    Account,
+    Config,
+    Forwarding,
+    Logging,
+    Parent,
+    Policy,
+    Server,
+    Store,
+    Timeouts,
+    Upstream,
+)
 
-__all__ = ["Account", "Config", "Flags", "Logging", "Policy", "Server", "Store", "Timeouts", "Upstream", "load"]
+__all__ = [
+    "Account",
+    "Config",
+    "Flags",
+    "Forwarding",
+    "Logging",
+    "Parent",
+    "Policy",
+    "Server",
+    "Store",
+    "Timeouts",
+    "Upstream",
+    "load",
+]

@@ -15,14 +15,15 @@ from registry_proxy.config import defaults
 from registry_proxy.config.address import Address
 from registry_proxy.config.rules import check_registry_url, problems
 from registry_proxy.config.units import Seconds, Size, parse_duration, parse_share, parse_size
-from registry_proxy.config.values import Config, Logging, Policy, Server, Store, Upstream
+from registry_proxy.config.values import Config, Forwarding, Logging, Parent, Policy, Server, Store, Upstream
 from registry_proxy.errors import BadRequest, ConfigInvalid
 from registry_proxy.oci.names import SourceHost, source_host
+from registry_proxy.plan import forward_proxies
 
 Table = dict[str, Any]
 T = TypeVar("T")
 
-_TOP = {"server", "store", "policy", "log", "upstream", "default_upstreams"}
+_TOP = {"server", "store", "policy", "parent", "forward_proxies", "log", "upstream", "default_upstreams"}
 _AT = re.compile(r" - at `\$([^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`\Z")
 
@@ -35,6 +36,8 @@ class Flags:
     store: Path | None = None
     store_limit: str | None = None
     upstreams: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    forward_proxies: str | None = None
 
 
 def load(path: Path | None, environ: Mapping[str, str], flags: Flags = Flags()) -> Config:
@@ -46,6 +49,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Flags = Flags()) 
         path = Path(environ["REGISTRY_PROXY_CONFIG"])
     table = _read(path) if path else {}
     _apply(flags, table)
+    _apply_cvmfs(environ, table)
     try:
         return _convert(table, path.parent if path else Path(), environ)
     except ConfigInvalid as error:
@@ -77,12 +81,26 @@ def _apply(flags: Flags, table: Table) -> None:
     if flags.store_limit is not None:
         _flag("--store-limit", lambda text: parse_share(text) or parse_size(text), flags.store_limit)
         _section(table, "store")["limit"] = flags.store_limit
+    if flags.parents:
+        _section(table, "parent")["urls"] = [_flag("--parent", check_registry_url, url) for url in flags.parents]
+    if flags.forward_proxies is not None:
+        _flag("--forward-proxies", forward_proxies.parse, flags.forward_proxies)
+        _section(table, "forward_proxies")["groups"] = flags.forward_proxies
     named: dict[str, list[str]] = {}
     for text in flags.upstreams:
         name, url = _flag("--upstream", _named_url, text)
         named.setdefault(name, []).append(url)
     for name, urls in named.items():
         _section(table, "upstream")[name] = {"urls": urls}
+
+
+def _apply_cvmfs(environ: Mapping[str, str], table: Table) -> None:
+    """Where forward proxies would be used and nobody has named any, those of the machine's CVMFS client are meant."""
+    own = _section(table, "forward_proxies") if "parent" in table else {"groups": ""}
+    groups, fallback = environ.get("CVMFS_HTTP_PROXY", ""), environ.get("CVMFS_FALLBACK_PROXY", "")
+    if groups and "groups" not in own:
+        _flag("CVMFS_HTTP_PROXY", lambda text: forward_proxies.parse(text, fallback), groups)
+        own |= {"groups": groups, "fallback": fallback}
 
 
 def _named_url(text: str) -> tuple[str, str]:
@@ -117,6 +135,8 @@ def _convert(table: Table, base: Path, environ: Mapping[str, str]) -> Config:
         upstreams=_upstreams(table, base),
         server=_struct(Server, table.get("server", {}), "server", base),
         policy=_struct(Policy, table.get("policy", {}), "policy", base),
+        parent=_struct(Parent, table.get("parent", {}), "parent", base),
+        forward_proxies=_struct(Forwarding, table.get("forward_proxies", {}), "forward_proxies", base),
         log=_struct(Logging, table.get("log", {}), "log", base),
     )
     for key, problem in problems(config):

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from registry_proxy.config.address import Address
-from registry_proxy.config.values import Account, Config, Policy, Server, Store, Timeouts, Upstream
+from registry_proxy.config.values import Account, Config, Forwarding, Parent, Policy, Server, Store, Timeouts, Upstream
 from registry_proxy.errors import BadRequest, UpstreamBroken
+from registry_proxy.plan import forward_proxies
 from registry_proxy.plan.chunks import MIB
 from registry_proxy.plan.origins import Origin
 
@@ -21,6 +22,8 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _below("server", _server(config.server))
     yield from _below("store", _store(config.store))
     yield from _below("policy", _policy(config.policy))
+    yield from _below("parent", _parent(config.parent))
+    yield from _below("forward_proxies", _forwarding(config.forward_proxies))
     for host, upstream in config.upstreams.items():
         yield from _below(f'upstream."{host}"', _upstream(upstream, config.server))
     yield from _listeners(config)
@@ -69,6 +72,24 @@ def _policy(policy: Policy) -> Iterator[Problem]:
         yield "miss_remembered", "at most 5s: a fresh push must not stay unseen"
 
 
+def _parent(parent: Parent) -> Iterator[Problem]:
+    yield from _registry_urls((f"urls[{index}]", url) for index, url in enumerate(parent.urls))
+    yield from _positive(parent, "connections")
+
+
+def _forwarding(forwarding: Forwarding) -> Iterator[Problem]:
+    yield from _groups("groups", forwarding.groups, forwarding.fallback)
+    yield from _positive(forwarding, "timeout", "timeout_direct", "reset_after")
+    yield from _not_negative(forwarding, "low_speed")
+
+
+def _groups(key: str, text: str, fallback: str = "") -> Iterator[Problem]:
+    try:
+        forward_proxies.parse(text, fallback)
+    except ValueError as error:
+        yield key, str(error)
+
+
 def _upstream(upstream: Upstream, server: Server) -> Iterator[Problem]:
     yield from _urls(upstream)
     yield from _addresses(upstream.listen)
@@ -87,9 +108,12 @@ def _upstream(upstream: Upstream, server: Server) -> Iterator[Problem]:
 def _urls(upstream: Upstream) -> Iterator[Problem]:
     if not upstream.urls:
         yield "urls", "at least one URL"
-    named = [(f"urls[{index}]", url) for index, url in enumerate(upstream.urls)]
+    yield from _registry_urls((f"urls[{index}]", url) for index, url in enumerate(upstream.urls))
     if upstream.forward_proxy is not None:
-        named.append(("forward_proxy", upstream.forward_proxy))
+        yield from _groups("forward_proxy", upstream.forward_proxy)
+
+
+def _registry_urls(named: Iterable[tuple[str, str]]) -> Iterator[Problem]:
     for key, url in named:
         try:
             check_registry_url(url)

@@ -55,6 +55,30 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: tuple[str, ...] = ()
 
 
+class Forwarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The site's forward proxies, on the way to parents and to CVMFS servers.
+
+    ``groups``, ``fallback``: as CVMFS_HTTP_PROXY and CVMFS_FALLBACK_PROXY have them; ``shard``: each member of a group keeps its
+    share of the content, instead of one member everything. ``timeout``: to the headers of an answer, and the window of the
+    low-speed rule, through a forward proxy; ``timeout_direct``: the same without one. ``low_speed``: bytes per second.
+    """
+
+    groups: str = "DIRECT"
+    fallback: str = ""
+    shard: bool = True
+    timeout: Seconds = Seconds(5)
+    timeout_direct: Seconds = Seconds(10)
+    low_speed: Size = Size(32 << 10)
+    reset_after: Seconds = Seconds(300)
+
+
+class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Instances nearer to the upstreams, which are asked for chunks before an upstream is. ``connections``: requests at a time."""
+
+    urls: tuple[str, ...] = ()
+    connections: int = 16
+
+
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The listener. ``drain``: how long running bodies may finish after SIGTERM."""
 
@@ -107,4 +131,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstreams: dict[SourceHost, Upstream]
     server: Server = Server()
     policy: Policy = Policy()
+    parent: Parent = Parent()
+    forward_proxies: Forwarding = Forwarding()
     log: Logging = Logging()

@@ -2,10 +2,12 @@
 
 One session per upstream and trust: the upstream's own host may be anywhere; what it names (redirects, token realms) may be
 public, or private too where the upstream itself is. The address is judged when the socket is made, after all name resolution,
-so that no DNS answer gets around it. Behind a forward proxy only addresses written in URLs can be judged.
+so that no DNS answer gets around it. Behind a forward proxy only addresses written in URLs can be judged; several of them are used
+as ``plan.forward_proxies`` says.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -24,6 +26,7 @@ from registry_proxy import __version__
 from registry_proxy.config import Upstream
 from registry_proxy.errors import UpstreamBroken, UpstreamDown, UpstreamUnreachable
 from registry_proxy.net.response import Response
+from registry_proxy.plan.forward_proxies import DIRECT, Chain, forward_error, parse
 from registry_proxy.plan.origins import Origin, Reach, literal_reach, matches, reach
 
 _MAX_FIELD = 64 * 1024
@@ -62,7 +65,8 @@ class Client:
         if settings.ca is not None:
             self._tls = ssl.create_default_context()
             self._tls.load_verify_locations(cafile=settings.ca)
-        self._sessions: dict[_Trust, aiohttp.ClientSession] = {}
+        self._chain = Chain(parse(settings.forward_proxy or DIRECT), os.urandom(8))
+        self._sessions: dict[tuple[_Trust, bool], aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
         """Nothing to do: sessions are opened when they are needed."""
@@ -99,14 +103,43 @@ class Client:
         origin = Origin.of(url)
         trust = self._trust(origin, by, patterns)
         started = time.monotonic()
-        response = await self._request(trust, origin, method, url, headers, form)
+        way, response = await self._first(trust, origin, method, url, headers, form)
         try:
             yield Response(response, url, origin, self._settings.timeouts.idle, time.monotonic() - started)
+        except UpstreamUnreachable:
+            self._chain.burn(way, time.monotonic())
+            raise
         finally:
             response.close()  # a connection whose body was read to its end has gone back to the pool already
 
+    async def _first(
+        self,
+        trust: _Trust,
+        origin: Origin,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        form: Mapping[str, str] | None,
+    ) -> tuple[str, aiohttp.ClientResponse]:
+        """The response by the first forward proxy that has one, or straight; raises what the last one said."""
+        walk, said = self._chain.walk(), UpstreamUnreachable(f"{origin}: no way leads there")
+        while (way := walk.next(time.monotonic())) is not None:
+            try:
+                response = await self._request(way, trust, origin, method, url, headers, form)
+            except UpstreamUnreachable as error:
+                said = error
+                continue
+            problem = forward_error(response.headers) if way != DIRECT else None
+            if problem is None:
+                walk.arrived(time.monotonic())
+                return way, response
+            response.close()
+            said = UpstreamUnreachable(f"{origin}: the forward proxy {way} says {problem}")
+        raise said
+
     async def _request(
         self,
+        way: str,
         trust: _Trust,
         origin: Origin,
         method: str,
@@ -117,14 +150,14 @@ class Client:
         timeouts = self._settings.timeouts
         try:
             async with asyncio.timeout(timeouts.connect + timeouts.header):
-                return await self._session(trust).request(
+                return await self._session(trust, way).request(
                     method,
                     URL(url, encoded=True),  # a signed URL goes out as it came, or its signature breaks
                     headers=headers,
                     data=form,
                     allow_redirects=False,
                     ssl=self._tls,
-                    proxy=self._settings.forward_proxy,
+                    proxy=None if way == DIRECT else way,
                 )
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, AddressRefused):
@@ -136,6 +169,8 @@ class Client:
             raise UpstreamUnreachable(f"{origin}: no answer within {timeouts.header:g} s") from error
         except (aiohttp.InvalidURL, ValueError) as error:
             raise UpstreamBroken(f"{origin}: {type(error).__name__}") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise UpstreamUnreachable(f"{origin}: the forward proxy {way} answers {error.status} to CONNECT") from error
         except aiohttp.ClientResponseError as error:
             raise UpstreamBroken(f"{origin}: not HTTP as we know it: {error.message[:160]}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -151,17 +186,21 @@ class Client:
             raise UpstreamBroken(f"{by} names {origin}: {error}") from None
         return trust
 
-    def _session(self, trust: _Trust) -> aiohttp.ClientSession:
-        session = self._sessions.get(trust)
+    def _session(self, trust: _Trust, way: str) -> aiohttp.ClientSession:
+        key = (trust, way == DIRECT)
+        session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[trust] = self._open_session(trust)
+            session = self._sessions[key] = self._open_session(*key)
         return session
 
-    def _open_session(self, trust: _Trust) -> aiohttp.ClientSession:
+    def _open_session(self, trust: _Trust, direct: bool) -> aiohttp.ClientSession:
         timeouts = self._settings.timeouts
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, ttl_dns_cache=30, keepalive_timeout=30, socket_factory=partial(self._make_socket, trust)
+                limit=0,
+                ttl_dns_cache=30,
+                keepalive_timeout=30,
+                socket_factory=partial(self._make_socket, trust, direct),
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect),
             headers={"User-Agent": f"registry-proxy/{__version__}", "Accept-Encoding": "identity"},
@@ -173,9 +212,9 @@ class Client:
             max_field_size=_MAX_FIELD,
         )
 
-    def _make_socket(self, trust: _Trust, info: AddrInfoType) -> socket.socket:
+    def _make_socket(self, trust: _Trust, direct: bool, info: AddrInfoType) -> socket.socket:
         """A socket for an address that may be met; behind a forward proxy, the address is that one's."""
-        if self._settings.forward_proxy is None:
+        if direct:
             found = reach(str(info[4][0]))
             trust.check(found)
             if trust.host is not None and found is not Reach.PUBLIC:

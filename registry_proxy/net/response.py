@@ -28,6 +28,10 @@ class Response:
         """Every header of that name."""
         return self._response.headers.getall(name, [])
 
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        self._response.close()
+
     @property
     def length(self) -> int | None:
         """Bytes of the body as Content-Length announces them; None without one that can be believed."""

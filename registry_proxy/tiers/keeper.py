@@ -4,6 +4,7 @@ All of it happens beside the serving, which never waits for it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -36,6 +37,7 @@ class Keeper:
         self._space = space
         self._pages = pages
         self._threads = threads
+        self._glanced: set[GroupKey] = set()
         self.counted = asyncio.Event()
 
     async def take_stock(self) -> None:
@@ -52,6 +54,7 @@ class Keeper:
             self._accounts.counting = False
         await self.look_again()
         self.counted.set()
+        self._glanced.clear()
 
     async def _load(self) -> int:
         """Take the saved pages; the sum of the bytes they name."""
@@ -60,8 +63,16 @@ class Keeper:
             page = await self._pages.get(name)
             if page is not None:
                 total += sum(account.bytes for account in page.groups)
-                self._accounts.load(page, self._accounts.doubtful)
+                self._accounts.load(page, self._accounts.doubtful | self._glanced)
         return total
+
+    def glance(self, key: GroupKey) -> None:
+        """Look at a group's files at once, the first time it is asked for before everything is counted. Blocks for 0.1 ms."""
+        if self.counted.is_set() or key in self._glanced:
+            return
+        self._glanced.add(key)
+        with contextlib.suppress(OSError):
+            self._believe([walk.look_at_group(self._directory.layout, key)])
 
     async def _count(self) -> None:
         layout = self._directory.layout

@@ -5,7 +5,6 @@ chunks of one blob, the unit of accounts and eviction. A file's name is the chun
 the chunk lies compressed. Whatever is named otherwise is not ours and never read.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +65,6 @@ class Layout:
     def chunk(self, digest: Digest, index: int) -> str:
         """The file of a chunk that lies as it is."""
         return f"{self.blob(digest)}/{index // GROUP}/{index}"
-
-    def holds(self, digest: Digest, index: int) -> bool:
-        """True if a chunk's file has its name, compressed or not."""
-        path = self.chunk(digest, index)
-        return os.access(path, os.F_OK) or os.access(path + LZ4_SUFFIX, os.F_OK)
 
 
 def blob_name(digest: Digest) -> str:

@@ -244,6 +244,11 @@ def open_as_chunk(path: str, key: ChunkKey, length: int, compressed: bool) -> Op
         if error.errno in _ABSENT:
             return None
         raise
+    return take_as_chunk(descriptor, key, length, compressed)
+
+
+def take_as_chunk(descriptor: int, key: ChunkKey, length: int, compressed: bool) -> OpenFile | None:
+    """Take over an open file as a chunk of ``length`` bytes; closes it and gives None if it cannot be that. Raises OSError."""
     try:
         found = os.fstat(descriptor)
         regular = stat.S_ISREG(found.st_mode)

@@ -60,7 +60,7 @@ async def scrub(
     chunk. Close the iterator to stop.
     """
     layout = Layout(root)
-    done = Progress(leftovers=await asyncio.to_thread(_sweep_temporary, layout, time.time() - _LEFTOVER_AGE))
+    done = Progress(leftovers=await asyncio.to_thread(_remove_leftovers, layout, time.time() - _LEFTOVER_AGE))
     for shard in await asyncio.to_thread(walk.shards, layout):
         files, leftovers = await asyncio.to_thread(_sort_out, layout, shard)
         done = replace(done, leftovers=done.leftovers + leftovers)
@@ -77,44 +77,52 @@ async def scrub(
     yield done
 
 
-def _sweep_temporary(layout: Layout, before: float) -> int:
-    """Remove temporary files that no running write can own any more; their number."""
+def _remove_leftovers(layout: Layout, before: float) -> int:
+    """Remove temporary files that no running write can own any more, and stray files; their number."""
     count = 0
     for entry in list(walk.entries(layout.temporary)):
         with contextlib.suppress(OSError):
             if entry.stat(follow_symlinks=False).st_mtime < before:
                 walk.remove_entry(entry)
                 count += 1
+    for entry in list(walk.entries(layout.chunks)):
+        if not entry.is_dir(follow_symlinks=False):
+            walk.remove_entry(entry)
+            count += 1
     return count
 
 
-def _sort_out(layout: Layout, shard: str) -> tuple[list[tuple[Digest, ChunkName]], int]:
+_Found = list[tuple[Digest, ChunkName]]
+_Strangers = list[os.DirEntry[str]]
+
+
+def _sort_out(layout: Layout, shard: str) -> tuple[_Found, int]:
     """The chunk files below one shard, and how many things were removed because they are none."""
-    files: list[tuple[Digest, ChunkName]] = []
-    strangers: list[os.DirEntry[str]] = []
-    directory = layout.chunks / shard
-    if not directory.is_dir():
-        directory.unlink(missing_ok=True)
-        return [], 1
-    for blob in walk.entries(directory):
+    files: _Found = []
+    strangers: _Strangers = []
+    for blob in walk.entries(layout.chunks / shard):
         digest = parse_blob_name(blob.name, shard)
-        if digest is None or not blob.is_dir(follow_symlinks=False):
+        if digest is not None and blob.is_dir(follow_symlinks=False):
+            _sort_blob(digest, Path(blob.path), files, strangers)
+        else:
             strangers.append(blob)
-            continue
-        for group in walk.entries(Path(blob.path)):
-            number = parse_group_name(group.name)
-            if number is None or not group.is_dir(follow_symlinks=False):
-                strangers.append(group)
-                continue
-            for entry in walk.entries(Path(group.path)):
-                name = parse_chunk_name(entry.name, number)
-                if name is None or not entry.is_file(follow_symlinks=False):
-                    strangers.append(entry)
-                else:
-                    files.append((digest, name))
     for entry in strangers:
         walk.remove_entry(entry)
     return files, len(strangers)
+
+
+def _sort_blob(digest: Digest, directory: Path, files: _Found, strangers: _Strangers) -> None:
+    for group in walk.entries(directory):
+        number = parse_group_name(group.name)
+        if number is None or not group.is_dir(follow_symlinks=False):
+            strangers.append(group)
+            continue
+        for entry in walk.entries(Path(group.path)):
+            name = parse_chunk_name(entry.name, number)
+            if name is not None and entry.is_file(follow_symlinks=False):
+                files.append((digest, name))
+            else:
+                strangers.append(entry)
 
 
 def _scrub_chunk(

@@ -263,16 +263,15 @@ class ChunkStore:
             del self._checks[found.key]
 
     def has(self, digest: Digest, index: int) -> bool:
-        """True if the chunk is believed to be here; for planning. Until the files are counted, the disk itself is asked."""
-        if self._accounts.has(digest, index):
-            return True
-        return not self._keeper.counted.is_set() and self._layout.holds(digest, index)
+        """True if the chunk is believed to be here; for planning."""
+        self._keeper.glance(GroupKey.of(digest, index))
+        return self._accounts.has(digest, index)
 
     def missing(self, digest: Digest, grid: Grid) -> int:
         """Number of the blob's chunks believed not to be here; for planning."""
-        if self._keeper.counted.is_set():
-            return self._accounts.missing(digest, grid)
-        return sum(not self.has(digest, index) for index in range(grid.count))
+        for number in range(-(-grid.count // GROUP)):
+            self._keeper.glance(GroupKey(digest, number))
+        return self._accounts.missing(digest, grid)
 
     # --- writing ---------------------------------------------------------------------------------------------------------
 
@@ -341,6 +340,8 @@ class ChunkStore:
             room.commit(most, size)
             self._accounts.stored(key, index, size)
             self._files.adopt(opened)
+            if not opened.unchanged():  # dropped between its rename and now
+                self._accounts.doubtful.add(key)
             return StoredChunk(opened, self._accounts.use(key))
         except BaseException as error:
             room.give_back(most)

@@ -1,5 +1,6 @@
 """Writing one chunk: hash, compress where it pays, write beside, rename. One hop into a thread does it all."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,11 +15,12 @@ from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.tiers import chunkfile
 from registry_proxy.tiers.chunkfile import Buffer
 from registry_proxy.tiers.layout import LZ4_SUFFIX, Layout
-from registry_proxy.tiers.openfiles import OpenFile, open_as_chunk
+from registry_proxy.tiers.openfiles import OpenFile, take_as_chunk
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_ATTEMPTS: Final = 3
-_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_ATTEMPTS: Final = 5
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC
 
 
 class Hashing:
@@ -59,25 +61,30 @@ def _commit(
     path = layout.chunk(digest, index)
     name, other = (path + LZ4_SUFFIX, path) if compressed else (path, path + LZ4_SUFFIX)
     temporary = layout.temporary / f"{uuid4().hex}.part"
+    descriptor = -1
     try:
         _write(temporary, body, sha256)
+        descriptor = os.open(temporary, _READ)
         _rename(temporary, Path(name))
     except BaseException:
+        if descriptor >= 0:
+            os.close(descriptor)
         temporary.unlink(missing_ok=True)
         raise
-    Path(other).unlink(missing_ok=True)
-    opened = open_as_chunk(name, (digest, index), length, compressed)
+    with contextlib.suppress(OSError):
+        Path(other).unlink()
+    opened = take_as_chunk(descriptor, (digest, index), length, compressed)
     if opened is None:
-        raise OSError(errno.ENOENT, "a chunk vanished as soon as it was written")
+        raise OSError(errno.EIO, "a chunk is not what was written")
     return opened
 
 
 def _write(temporary: Path, body: Buffer, sha256: bytes) -> None:
     try:
-        descriptor = os.open(temporary, _FLAGS, 0o600)
+        descriptor = os.open(temporary, _WRITE, 0o600)
     except FileNotFoundError:  # the directory was removed under us
         temporary.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(temporary, _FLAGS, 0o600)
+        descriptor = os.open(temporary, _WRITE, 0o600)
     try:
         chunkfile.write(descriptor, body, sha256)
     finally:

@@ -1,19 +1,13 @@
 """Fixtures of the tiers' tests."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 
 @pytest.fixture(autouse=True)
-def no_blocking() -> Iterator[None]:
+def never_blocking(no_blocking: None) -> None:
     """Nothing in these rooms blocks the event loop, but for the look-up of a chunk."""
-    with blockbuster_ctx("registry_proxy") as blockbuster:
-        for function in blockbuster.functions.values():
-            function.can_block_in("registry_proxy/tiers/store.py", "open_chunk")
-        yield
 
 
 @pytest.fixture

@@ -105,8 +105,8 @@ async def test_a_sha512_blob_has_chunks_of_its_own(place: Path) -> None:
 
 
 async def test_serving_does_not_wait_for_the_accounts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an unclean stop chunks are served while the files are still being counted, and beliefs follow."""
-    blob = noise(2 * CHUNK)
+    """After an unclean stop chunks are served and planned with while the files are still being counted."""
+    blob, late = noise(2 * CHUNK), noise(3 * CHUNK, 1)
     async with running(place) as store:
         await keep(store, blob)
     (place / "state").unlink()
@@ -115,10 +115,16 @@ async def test_serving_does_not_wait_for_the_accounts(place: Path, monkeypatch: 
     monkeypatch.setattr(store_module.walk, "shards", lambda layout: counting.wait(10) and shards(layout))
     async with open_store(settings(place)) as (store, _):
         assert await loaded(store, blob, 1) == blob.part(1)
+        assert store.missing(blob.digest, blob.grid) == 0
+        assert store.missing(late.digest, late.grid) == 3
+        await keep(store, late, 1)
+        assert store.missing(late.digest, late.grid) == 2
         assert not store.stats().counted
         counting.set()
         await store.counted()
         assert store.missing(blob.digest, blob.grid) == 0
+        assert store.missing(late.digest, late.grid) == 2
+        assert store.stats().bytes == 3 * (CHUNK + 4096)
 
 
 async def test_lost_accounts_are_counted_anew(place: Path) -> None:
