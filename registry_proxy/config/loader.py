@@ -23,7 +23,7 @@ from registry_proxy.plan import forward_proxies
 Table = dict[str, Any]
 T = TypeVar("T")
 
-_TOP = {"server", "store", "policy", "parent", "forward_proxies", "log", "upstream", "default_upstreams"}
+_TOP = {"server", "store", "policy", "parent", "forward_proxies", "log", "upstream", "default_upstreams", "cvmfs_http"}
 _AT = re.compile(r" - at `\$([^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`\Z")
 
@@ -138,6 +138,7 @@ def _convert(table: Table, base: Path, environ: Mapping[str, str]) -> Config:
         parent=_struct(Parent, table.get("parent", {}), "parent", base),
         forward_proxies=_struct(Forwarding, table.get("forward_proxies", {}), "forward_proxies", base),
         log=_struct(Logging, table.get("log", {}), "log", base),
+        cvmfs_http=_cvmfs_http(table.get("cvmfs_http", []), base),
     )
     for key, problem in problems(config):
         raise ConfigInvalid(f"{key}: {problem}")
@@ -180,6 +181,12 @@ def _upstream(host: SourceHost, table: object, base: Path) -> Upstream:
         table = {"urls": list(defaults.registry_urls(host)), **table}
     upstream = _struct(Upstream, table, f'upstream."{host}"', base)
     return msgspec.structs.replace(upstream, urls=tuple(url.rstrip("/") for url in upstream.urls))
+
+
+def _cvmfs_http(tables: object, base: Path) -> tuple[CvmfsHttp, ...]:
+    if not isinstance(tables, list):
+        raise ConfigInvalid("cvmfs_http: expected tables under [[cvmfs_http]]")
+    return tuple(_struct(CvmfsHttp, table, f"cvmfs_http[{number}]", base) for number, table in enumerate(tables))
 
 
 def _struct(kind: type[T], table: object, key: str, base: Path) -> T:

@@ -14,6 +14,7 @@ from registry_proxy.plan.origins import Origin
 Problem = tuple[str, str]
 
 _REPOSITORY_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]+\Z")
+_CVMFS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 _HOST_PATTERN = re.compile(r"[a-zA-Z0-9.*?\[\]!:-]+\Z")
 
 
@@ -26,6 +27,8 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _below("forward_proxies", _forwarding(config.forward_proxies))
     for host, upstream in config.upstreams.items():
         yield from _below(f'upstream."{host}"', _upstream(upstream, config.server))
+    for number, repository in enumerate(config.cvmfs_http):
+        yield from _below(f"cvmfs_http[{number}]", _cvmfs_http(repository))
     yield from _listeners(config)
     if not config.upstreams:
         yield "upstream", "no upstream is configured and default_upstreams is off"
@@ -140,6 +143,19 @@ def _exposure(upstream: Upstream, server: Server) -> Iterator[Problem]:
                 f"name the repositories that the account may serve: {address} is open to other machines",
             )
             return
+
+
+def _cvmfs_http(settings: CvmfsHttp) -> Iterator[Problem]:
+    if not _CVMFS_NAME.match(settings.repository):
+        yield "repository", f"{settings.repository!r} is not a repository's full name such as \"images.example.org\""
+    yield from ((key, "at least one") for key in ("servers", "keys") if not getattr(settings, key))
+    for key in ("servers", "external"):
+        for index, url in enumerate(getattr(settings, key)):
+            try:
+                check_registry_url(url)
+            except ValueError as error:
+                yield f"{key}[{index}]", str(error)
+    yield from _positive(settings, "timeout", "patience")
 
 
 def _timeouts(timeouts: Timeouts) -> Iterator[Problem]:

@@ -124,6 +124,24 @@ class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["auto", "json", "text"] = "auto"
 
 
+class CvmfsHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A CVMFS repository read over HTTP.
+
+    ``servers``: its URLs, tried in order; ``external``: those that have its external data. ``keys``: its master keys (PEM).
+    ``forward_proxies``: in CVMFS's syntax. ``timeout``: for a connection, for an answer, between two pieces of a body.
+    ``patience``: what a look-up may take before the next source is tried.
+    """
+
+    repository: str
+    servers: tuple[str, ...]
+    keys: tuple[Path, ...]
+    external: tuple[str, ...] = ()
+    forward_proxies: str | None = None
+    blacklist: Path | None = None
+    timeout: Seconds = Seconds(5)
+    patience: Seconds = Seconds(10)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything."""
 
@@ -134,3 +152,4 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: Parent = Parent()
     forward_proxies: Forwarding = Forwarding()
     log: Logging = Logging()
+    cvmfs_http: tuple[CvmfsHttp, ...] = ()

@@ -72,7 +72,8 @@ class Keeper:
             return
         self._glanced.add(key)
         with contextlib.suppress(OSError):
-            self._believe([walk.look_at_group(self._directory.layout, key)])
+            found = walk.look_at_group(self._directory.layout, key)
+            self._accounts.correct(key, found.bytes, found.mask, found.newest)
 
     async def _count(self) -> None:
         layout = self._directory.layout

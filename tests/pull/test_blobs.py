@@ -1,14 +1,17 @@
 """Blobs through flights, over a real store and a fake upstream."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
 from registry_proxy.config import Policy
 from registry_proxy.errors import BlobUnknown, ContentCorrupt, NoRoom, NotSoon, Offline, Trouble
+from registry_proxy.oci.names import Tag
 from registry_proxy.plan.chunks import Span
+from registry_proxy.plan.ranges import Part
 from tests.fakes.faults import Cut, Garbled, Gate
-from tests.fakes.instance import CHUNK, Benches, noise
+from tests.fakes.instance import CHUNK, HOST, Benches, noise
 from tests.fakes.upstream import FakeUpstream
 
 
@@ -96,9 +99,6 @@ async def test_a_range_less_upstream_starts_the_sibling_layers_of_an_image(
     upstream.add_image(layers=layers, tag="v1")
     digests = [upstream.add_blob(layer) for layer in layers]
     async with bench() as b:
-        from registry_proxy.oci.names import Tag
-        from tests.fakes.instance import HOST
-
         await b.instance.manifests.get(HOST, b.place(digests[0]).repository, Tag("v1"))
         await b.read(digests[0], Span(5 * CHUNK, 6 * CHUNK))
         for digest in digests:
@@ -170,14 +170,10 @@ async def test_an_open_end_is_not_fetched_to_the_end(bench: Benches, upstream: F
     digest = upstream.add_blob(data)
     async with bench(policy=Policy(read_ahead=4 * CHUNK)) as b:
         blob = await b.instance.blobs.open(b.place(digest))
-        from contextlib import aclosing
-
-        from registry_proxy.plan.ranges import Part
-
-        async with blob.read([Part(Span(0, len(data)), open_ended=True)]) as reader:
-            async with aclosing(reader.pieces(0)) as pieces:
-                for _ in range(4):
-                    await anext(pieces)
+        parts = [Part(Span(0, len(data)), open_ended=True)]
+        async with blob.read(parts) as reader, aclosing(reader.pieces(0)) as pieces:
+            for _ in range(4):
+                await anext(pieces)
     assert 4 * CHUNK <= upstream.sent(digest) <= 16 * CHUNK
 
 

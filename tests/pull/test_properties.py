@@ -137,11 +137,15 @@ async def play(
                     await asyncio.sleep(0.001)
                     await store.drop(place.digest)
 
-            async with asyncio.timeout(60):
-                await asyncio.gather(evictions(), *(reader(one) for one in reads))
+            try:
+                async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                    group.create_task(evictions())
+                    for one in reads:
+                        group.create_task(reader(one))
                 source.script, source.opened = ["good"], 0
                 assert await read(blobs, place, [Span(0, size)], open_ended=False) == source.blob
-            await blobs.close()
+            finally:
+                await blobs.close()
 
 
 fractions = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple)

@@ -147,5 +147,5 @@ async def put_into(store: ChunkStore, blob: Blob, index: int, room: Room) -> Non
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate)
+    max_examples=10, stateful_step_count=30, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate)
 )

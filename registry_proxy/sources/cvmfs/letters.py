@@ -256,4 +256,3 @@ def _number(fields: dict[str, str], letter: str) -> int:
     if not _NUMBER.match(text):
         raise RepositoryRefused(f"the manifest has no number under {letter}")
     return int(text)
-

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from registry_proxy.errors import BlobUnknown, RepositoryRefused, Trouble, UpstreamUnreachable
+from registry_proxy.errors import BlobUnknown, RepositoryRefused, Trouble, UpstreamDown, UpstreamUnreachable
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.oci.digest import Digest
 from registry_proxy.sources.cvmfs.catalog import CatalogRef, Entry
@@ -88,6 +88,7 @@ class Repository:
         self._said: Trouble | None = None
         self._refreshes: SingleFlight[str, None] = SingleFlight()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._background: asyncio.Task[None] | None = None
 
     @property
     def trusted(self) -> Trusted | None:
@@ -146,10 +147,11 @@ class Repository:
         if held is not None and self._fresh(held):
             return held
         if held is not None and self._valid(held):
-            self._start(self._refresh_quietly())
+            if self._background is None or self._background.done():
+                self._background = self._start(self._refresh_quietly())
             return held
         if self._said is not None and self._clock() < self._due:
-            raise self._said.with_traceback(None)
+            raise UpstreamDown(f"{self.name} is left out for now: {self._said}")
         await self.refresh()
         if self._held is None:
             raise RepositoryRefused(f"{self.name}: no root")
@@ -168,10 +170,15 @@ class Repository:
             pass  # logged and remembered where it happened
 
     async def _refresh(self) -> None:
+        base: Trusted | None = None
         try:
-            trusted = await self._newest()
+            blacklist = await self._workers.run(self._read_blacklist)
+            base = await self._start_from(blacklist)
+            trusted = await self._newest(base, blacklist)
             await self._catalogs.provide(trusted.root)
         except Trouble as trouble:
+            if self._held is None and base is not None:
+                self._hold(base)
             self._failed(trouble)
             if self._held is None:
                 raise
@@ -179,7 +186,8 @@ class Repository:
         self._said = None
         self._due = self._clock() + min(max(trusted.manifest.ttl, _SHORTEST), _LONGEST)
         if self._held is None or self._held.trusted is not trusted:
-            await self._hold(trusted)
+            self._hold(trusted)
+            await self._keep(trusted)
 
     def _failed(self, trouble: Trouble) -> None:
         self._said = trouble
@@ -188,37 +196,34 @@ class Repository:
         self._due = self._clock() + (_RETRY_UNKNOWN if self._held is None else _RETRY)
         _log.warning("cvmfs.refused", repository=self.name, held=self._held is not None, error=str(trouble))
 
-    async def _hold(self, trusted: Trusted) -> None:
+    def _hold(self, trusted: Trusted) -> None:
         same = self._held is not None and self._held.trusted.root == trusted.root
         self._held = _Held(trusted, self._held.found if self._held is not None and same else OrderedDict())
         self._floor = trusted.manifest.age
         _log.info("cvmfs.root", repository=self.name, revision=trusted.manifest.revision, root=str(trusted.root.hash))
+
+    async def _keep(self, trusted: Trusted) -> None:
         try:
             await self._workers.run(self._shelf.write, trusted.kept)
         except OSError as error:
             _log.warning("cvmfs.letters_not_kept", repository=self.name, error=str(error))
 
-    async def _newest(self) -> Trusted:
-        """What the first server publishes that can be believed; without one, what is held or was kept. Raises Trouble."""
-        blacklist = await self._workers.run(self._read_blacklist)
-        held = await self._start_from(blacklist)
-        said: Trouble | None = None
-        try:
-            for server in self._servers.usable():
-                for no_cache in (False, True):
-                    try:
-                        floor = self._floor or (0, 0)
-                        return await self._notary.ask(server, held, floor, blacklist, no_cache=no_cache)
-                    except RepositoryRefused as refused:
-                        said = refused
-                    except Trouble as trouble:
-                        said = trouble
-                        break
-        except Trouble as trouble:
-            said = trouble
-        if held is not None and self._held is None:
-            return held
-        raise said or RepositoryRefused(f"{self.name} has no server")
+    async def _newest(self, base: Trusted | None, blacklist: Blacklist) -> Trusted:
+        """What the first server publishes that can be believed, ``base`` itself if nothing has changed; raises Trouble.
+
+        A server that cannot be believed is asked again past the caches on the way, before the next one is.
+        """
+        said: Trouble = RepositoryRefused(f"{self.name} has no server")
+        for server in self._servers.usable():
+            for no_cache in (False, True):
+                try:
+                    return await self._notary.ask(server, base, self._floor or (0, 0), blacklist, no_cache=no_cache)
+                except RepositoryRefused as refused:
+                    said = refused
+                except Trouble as trouble:
+                    said = trouble
+                    break
+        raise said
 
     async def _start_from(self, blacklist: Blacklist) -> Trusted | None:
         """What is held, unless the blacklist has caught up with it; at first, what was kept, if it may still be believed."""

@@ -57,9 +57,7 @@ class Notary:
 
     def recheck(self, held: Trusted, blacklist: Blacklist) -> None:
         """Raise RepositoryRefused unless what was believed may still be: time passes, and blacklists grow."""
-        letters.check(
-            self._repository, held.manifest, held.certificate, held.whitelist, blacklist, self._clock()
-        )
+        letters.check(self._repository, held.manifest, held.certificate, held.whitelist, blacklist, self._clock())
 
     def revive(self, kept: Kept, blacklist: Blacklist) -> Trusted:
         """What was kept, verified as if it came from a server now; raises RepositoryRefused."""
