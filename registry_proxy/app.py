@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,12 +11,17 @@ import structlog
 
 from registry_proxy import __version__
 from registry_proxy.access.proofs import Proofs
-from registry_proxy.config import Config
+from registry_proxy.config import Config, Forwarding
+from registry_proxy.net.forward import ForwardProxies
+from registry_proxy.net.hops import new_identity
 from registry_proxy.net.upstream import UpstreamClient
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.discovery import Discovery
 from registry_proxy.pull.manifests import Manifests
+from registry_proxy.pull.public import PublicChunks
+from registry_proxy.sources.chunk_lists import ChunkLists
+from registry_proxy.sources.parent import ParentSource
 from registry_proxy.sources.rangeless import DayMemory
 from registry_proxy.sources.registry import Registry
 from registry_proxy.sources.upstream import UpstreamSource
@@ -24,6 +29,7 @@ from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.records import Records
 from registry_proxy.tiers.store import ChunkStore, open_store
+from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.server import Face
 
 _log = structlog.get_logger()
@@ -61,8 +67,16 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         registries = {name: Registry(client) for name, client in clients.items()}
         source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
         proofs = Proofs(registries, records, config.policy)
-        blobs = Blobs(proofs, store, records, (source,), config.upstreams, config.policy, metrics)
+        identity = new_identity()
+        parents = (
+            [await _parent(config, stack, identity, store.chunk_size, registries, metrics)]
+            if config.parent.urls
+            else []
+        )
+        blobs = Blobs(proofs, store, records, (*parents, source), config.upstreams, config.policy, metrics)
         stack.push_async_callback(blobs.close)
+        public = PublicChunks(blobs, proofs, records, store.chunk_size)
+        stack.push_async_callback(public.close)
         manifests = Manifests(registries, config.upstreams, records, config.policy, clock)
         stack.push_async_callback(manifests.close)
         discovery = Discovery(registries, config.upstreams, manifests, config.policy)
@@ -71,12 +85,36 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
             manifests=manifests,
             discovery=discovery,
             blobs=blobs,
+            chunks=Chunks(public, identity, config.upstreams),
             metrics=metrics,
             stats=lambda: _stats(instance),
             ready=lambda: None,
         )
         instance = Instance(config, store, records, registries, source, metrics, manifests, discovery, blobs, face)
         yield instance
+
+
+async def _parent(
+    config: Config,
+    stack: AsyncExitStack,
+    identity: str,
+    chunk_size: int,
+    registries: Mapping[SourceHost, Registry],
+    metrics: Metrics,
+) -> ParentSource:
+    ways = await stack.enter_async_context(ForwardProxies(config.forward_proxies))
+    straight = await stack.enter_async_context(ForwardProxies(Forwarding()))
+    return ParentSource(
+        config.parent.urls,
+        ways,
+        ChunkLists(config.parent.urls, straight, identity),
+        chunk_size=chunk_size,
+        patience=config.policy.patience,
+        connections=config.parent.connections,
+        identity=identity,
+        may_share=lambda place: registries[place.upstream].anonymous(place.repository),
+        metrics=metrics,
+    )
 
 
 async def serve(config: Config, *, ready: Callable[[list[str]], None] | None = None) -> None:

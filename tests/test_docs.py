@@ -14,7 +14,19 @@ import yaml
 
 from registry_proxy.cli.clients import CLIENTS, mirrors
 from registry_proxy.cli.main import app
-from registry_proxy.config import Account, Config, Logging, Policy, Server, Store, Timeouts, Upstream, load
+from registry_proxy.config import (
+    Account,
+    Config,
+    Forwarding,
+    Logging,
+    Parent,
+    Policy,
+    Server,
+    Store,
+    Timeouts,
+    Upstream,
+    load,
+)
 from registry_proxy.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +36,8 @@ SECTIONS: dict[str, type] = {
     "server": Server,
     "store": Store,
     "policy": Policy,
+    "parent": Parent,
+    "forward_proxies": Forwarding,
     "log": Logging,
     'upstream."HOST"': Upstream,
     'upstream."HOST".timeouts': Timeouts,
@@ -142,7 +156,7 @@ def test_every_key_is_documented(section: str) -> None:
     assert set(documented()[section]) == keys(SECTIONS[section])
 
 
-@pytest.mark.parametrize("section", ["server", "store", "policy", "log"])
+@pytest.mark.parametrize("section", ["server", "store", "policy", "parent", "forward_proxies", "log"])
 def test_documented_defaults_are_the_defaults(section: str, tmp_path: Path) -> None:
     """A default in the table, written into a file, changes nothing."""
     lines = [

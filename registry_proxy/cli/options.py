@@ -40,6 +40,22 @@ Upstreams = Annotated[
         help="NAME=URL: pull images named NAME/… from URL; may be repeated, the same NAME again adds a mirror. Replaces the file's table.",
     ),
 ]
+Parents = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--parent",
+        negative="",
+        show_default=False,
+        help="URL of an instance nearer to the upstreams, to be asked for chunks first; may be repeated.",
+    ),
+]
+ForwardProxies = Annotated[
+    str | None,
+    Parameter(
+        name="--forward-proxies",
+        help="Squids on the way to parents: 'http://a:3128|http://b:3128;DIRECT' as in CVMFS_HTTP_PROXY, which is the default.",
+    ),
+]
 Server = Annotated[
     str | None, Parameter(name="--server", help="URL of a running instance; default: the first address it listens on.")
 ]
@@ -58,10 +74,13 @@ class Setup:
     store: StoreDirectory = None
     store_limit: StoreLimit = None
     upstream: Upstreams = ()
+    parent: Parents = ()
+    forward_proxies: ForwardProxies = None
 
     def load(self) -> Config:
         """The configuration; raises ConfigInvalid."""
-        return load(self.config, os.environ, Flags(self.listen, self.store, self.store_limit, self.upstream))
+        flags = Flags(self.listen, self.store, self.store_limit, self.upstream, self.parent, self.forward_proxies)
+        return load(self.config, os.environ, flags)
 
 
 NO_FLAGS: Final = Setup()

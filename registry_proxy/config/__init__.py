@@ -4,6 +4,7 @@ from registry_proxy.config.loader import Flags, load
 from registry_proxy.config.values import (
     Account,
     Config,
+    CvmfsHttp,
     Forwarding,
     Logging,
     Parent,
@@ -17,6 +18,7 @@ from registry_proxy.config.values import (
 __all__ = [
     "Account",
     "Config",
+    "CvmfsHttp",
     "Flags",
     "Forwarding",
     "Logging",

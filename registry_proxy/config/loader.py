@@ -15,7 +15,7 @@ from registry_proxy.config import defaults
 from registry_proxy.config.address import Address
 from registry_proxy.config.rules import check_registry_url, problems
 from registry_proxy.config.units import Seconds, Size, parse_duration, parse_share, parse_size
-from registry_proxy.config.values import Config, Forwarding, Logging, Parent, Policy, Server, Store, Upstream
+from registry_proxy.config.values import Config, CvmfsHttp, Forwarding, Logging, Parent, Policy, Server, Store, Upstream
 from registry_proxy.errors import BadRequest, ConfigInvalid
 from registry_proxy.oci.names import SourceHost, source_host
 from registry_proxy.plan import forward_proxies
@@ -96,7 +96,7 @@ def _apply(flags: Flags, table: Table) -> None:
 
 def _apply_cvmfs(environ: Mapping[str, str], table: Table) -> None:
     """Where forward proxies would be used and nobody has named any, those of the machine's CVMFS client are meant."""
-    own = _section(table, "forward_proxies") if "parent" in table else {"groups": ""}
+    own = _section(table, "forward_proxies") if {"parent", "cvmfs_http"} & table.keys() else {"groups": ""}
     groups, fallback = environ.get("CVMFS_HTTP_PROXY", ""), environ.get("CVMFS_FALLBACK_PROXY", "")
     if groups and "groups" not in own:
         _flag("CVMFS_HTTP_PROXY", lambda text: forward_proxies.parse(text, fallback), groups)

@@ -5,7 +5,18 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from registry_proxy.config.address import Address
-from registry_proxy.config.values import Account, Config, Forwarding, Parent, Policy, Server, Store, Timeouts, Upstream
+from registry_proxy.config.values import (
+    Account,
+    Config,
+    CvmfsHttp,
+    Forwarding,
+    Parent,
+    Policy,
+    Server,
+    Store,
+    Timeouts,
+    Upstream,
+)
 from registry_proxy.errors import BadRequest, UpstreamBroken
 from registry_proxy.plan import forward_proxies
 from registry_proxy.plan.chunks import MIB
@@ -147,15 +158,13 @@ def _exposure(upstream: Upstream, server: Server) -> Iterator[Problem]:
 
 def _cvmfs_http(settings: CvmfsHttp) -> Iterator[Problem]:
     if not _CVMFS_NAME.match(settings.repository):
-        yield "repository", f"{settings.repository!r} is not a repository's full name such as \"images.example.org\""
+        yield "repository", f'{settings.repository!r} is not a repository\'s full name such as "images.example.org"'
     yield from ((key, "at least one") for key in ("servers", "keys") if not getattr(settings, key))
     for key in ("servers", "external"):
-        for index, url in enumerate(getattr(settings, key)):
-            try:
-                check_registry_url(url)
-            except ValueError as error:
-                yield f"{key}[{index}]", str(error)
-    yield from _positive(settings, "timeout", "patience")
+        yield from _registry_urls((f"{key}[{index}]", url) for index, url in enumerate(getattr(settings, key)))
+    if settings.forward_proxies is not None:
+        yield from _groups("forward_proxies", settings.forward_proxies)
+    yield from _positive(settings, "patience")
 
 
 def _timeouts(timeouts: Timeouts) -> Iterator[Problem]:

@@ -128,8 +128,7 @@ class CvmfsHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A CVMFS repository read over HTTP.
 
     ``servers``: its URLs, tried in order; ``external``: those that have its external data. ``keys``: its master keys (PEM).
-    ``forward_proxies``: in CVMFS's syntax. ``timeout``: for a connection, for an answer, between two pieces of a body.
-    ``patience``: what a look-up may take before the next source is tried.
+    ``forward_proxies``: groups for this repository alone. ``patience``: what a look-up may take before the next source is tried.
     """
 
     repository: str
@@ -138,7 +137,6 @@ class CvmfsHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     external: tuple[str, ...] = ()
     forward_proxies: str | None = None
     blacklist: Path | None = None
-    timeout: Seconds = Seconds(5)
     patience: Seconds = Seconds(10)
 
 

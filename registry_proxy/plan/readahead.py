@@ -42,7 +42,7 @@ class Trail:
 def ahead(line: int, chunk: int, bound: int) -> int:
     """Chunks to fetch beyond a read that has gone on for ``line`` bytes in one line.
 
-    Nothing before a whole chunk was read in one line (a blind read-ahead buys what nobody reads), then as much again as
-    was read, up to ``bound`` bytes: the window doubles each time the reader catches up with it.
+    Nothing before four chunks were read in one line (jobs read files of some mebibytes from end to end: what lies behind them is
+    bought in vain), then half as much again as was read, up to ``bound`` bytes.
     """
-    return min(line, bound) // chunk if line >= chunk else 0
+    return min(line // 2, bound) // chunk if line >= 4 * chunk else 0

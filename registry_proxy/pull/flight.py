@@ -100,6 +100,8 @@ class Flight:
             try:
                 await self._attempt()
             except ContentCorrupt:
+                for source in self._sources:
+                    source.doubt(self.place.digest)
                 raise
             except Trouble as trouble:
                 failures = 1 if self.next > before else failures + 1

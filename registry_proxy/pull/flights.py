@@ -112,6 +112,16 @@ class BlobFlights:
         if self._held:
             self._release_held()
 
+    def finish(self, wish: Wish, index: int) -> None:
+        """The reader is done with this chunk, if not in order."""
+        wish.finish(index)
+        if self._held:
+            self._release_held()
+
+    def at_hand(self, index: int) -> Chunk | None:
+        """The chunk, open, if that takes no waiting."""
+        return self._held.get(index) or self._heart.store.open_chunk(self.place.digest, self.grid, index)
+
     async def chunk(self, index: int, wish: Wish) -> tuple[Chunk, str]:
         """An open chunk and the tier or source it came from; waits for its flight. Raises Trouble, NoRoom."""
         while True:
@@ -128,6 +138,7 @@ class BlobFlights:
         self._waiters[index].append(future)
         try:
             if not self._coming(index):
+                self._check_room(index, wish)
                 wish.rewind(index)
                 self.pump(wish)
             async with asyncio.timeout(_STALL):
@@ -147,19 +158,25 @@ class BlobFlights:
             if not waiting:
                 del self._waiters[index]
 
-    def check_patience(self, index: int) -> None:
+    def check_patience(self, index: int, wish: Wish) -> None:
         """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting,
-        and NoRoom if no flight can bring it: a range-less stream that could not be kept has passed it."""
+        and NoRoom if a range-less stream that could not be kept has passed it, or is too far from it."""
+        self._check_room(index, wish)
         patience = self._heart.policy.patience
         for flight in self._flights:
-            if not flight.covers(index):
-                continue
-            if flight.whole and self._cramped and index > flight.next + _WINDOW:
-                raise NoRoom(f"the store has no room for the {self.grid.size} bytes that come before this range")
-            seconds = flight.seconds_until(index)
+            seconds = flight.seconds_until(index) if flight.covers(index) else None
             if seconds is not None and seconds > patience:
                 message = f"the upstream needs about {seconds:.0f} s to reach this range"
                 raise NotSoon(message, retry_after=min(max(1.0, seconds - patience), 10.0))
+
+    def _check_room(self, index: int, wish: Wish) -> None:
+        """Without room, a range-less stream serves those who read along; for anybody else it would have to start again."""
+        for flight in self._flights if self._cramped else ():
+            others = any(one is not wish and one.touches(flight.next, flight.stop) for one in self._wishes)
+            if flight.whole and others and not flight.next <= index <= flight.next + _WINDOW:
+                raise NoRoom(
+                    f"the store has no room for the {self.grid.size} bytes of this blob, which come in one stream"
+                )
 
     # --- planning --------------------------------------------------------------------------------------------------
 
@@ -248,7 +265,8 @@ class BlobFlights:
 
     def learned(self, flight: Flight, delivery: Delivery) -> bool:
         """Note whether the source has ranges. Of several range-less answers only the first goes on."""
-        self._heart.delivered(self.place, delivery.total)
+        if delivery.proves:
+            self._heart.delivered(self.place, delivery.total)
         self._ranged = delivery.ranged
         if delivery.ranged:
             for wish in self._wishes:
@@ -293,7 +311,10 @@ class BlobFlights:
         return room
 
     async def _hold(self, index: int, chunk: MemoryChunk) -> None:
-        """Keep a chunk that no store took for the readers that lag; beyond the window the flight waits, then drops."""
+        """Keep a chunk that no store took for the readers that lag; beyond the window the flight waits for them.
+
+        A reader that takes nothing for a while is not waited for any longer if somebody else wants to go on.
+        """
         self._cramped = True
         self._held[index] = chunk
         self._release_held()
@@ -303,12 +324,18 @@ class BlobFlights:
                 async with asyncio.timeout(_LAGGARD):
                     await self._taken.wait()
             except TimeoutError:
-                dropped = next(iter(self._held))
-                del self._held[dropped]
-                _log.warning("laggard.dropped", digest=str(self.place.digest), chunk=dropped)
+                if any(waited > index for waited in self._waiters):
+                    self._drop_laggards(next(iter(self._held)))
+
+    def _drop_laggards(self, oldest: int) -> None:
+        for wish in self._wishes:
+            wish.lagging = wish.lagging or wish.touches(oldest, oldest + 1)
+        _log.warning("laggards.dropped", digest=str(self.place.digest), chunk=oldest)
+        self._release_held()
 
     def _release_held(self) -> None:
-        for index in [i for i in self._held if not any(wish.touches(i, i + 1) for wish in self._wishes)]:
+        waited_for = [wish for wish in self._wishes if not wish.lagging]
+        for index in [i for i in self._held if not any(wish.touches(i, i + 1) for wish in waited_for)]:
             del self._held[index]
             self._taken.set()
 

@@ -1,7 +1,6 @@
 """One client's read of a blob: pieces in the order asked, each from the store or from the flight that brings it."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self
@@ -28,7 +27,7 @@ class Reader:
         self._read_ahead = read_ahead
         grid = flights.grid
         self._wish = Wish(_chunks(grid, parts), partial=_partial(grid, parts))
-        self._ascending = all(a.span.stop <= b.span.start for a, b in itertools.pairwise(parts))
+        self._last_use = _last_uses(grid, parts)
         self._last: tuple[int, Chunk, str] | None = None
         self._line = 0
 
@@ -68,12 +67,18 @@ class Reader:
             if piece.index * grid.chunk + piece.stop == asked.span.stop:
                 await self._settle(whole=len(asked.span) == grid.size)
             yield Piece(chunk, piece.start, piece.stop, tier)
-            if self._ascending:
+            if len(self._parts) == 1:
                 self._flights.advance(self._wish, piece.index)
+            elif self._last_use[piece.index] == part:
+                self._flights.finish(self._wish, piece.index)
 
     async def _first(self, index: int) -> None:
         """Wait a moment for the first chunk; after that, headers go out unless it is too far away. Raises Trouble, NotSoon, NoRoom."""
-        self._flights.check_patience(index)
+        here = self._flights.at_hand(index)
+        if here is not None:
+            self._last = (index, here, "store")
+            return
+        self._flights.check_patience(index, self._wish)
         task = asyncio.ensure_future(self._flights.chunk(index, self._wish))
         try:
             await asyncio.wait({task}, timeout=_GRACE)
@@ -86,14 +91,15 @@ class Reader:
         if not task.cancelled():
             task.result()
             return
-        self._flights.check_patience(index)
+        self._flights.check_patience(index, self._wish)
 
     async def _chunk(self, index: int) -> tuple[Chunk, str]:
         """The chunk, open until the next one is asked for: neighbouring parts often lie in the same one."""
         if self._last is not None and self._last[0] == index:
             return self._last[1], self._last[2]
         self._close()
-        chunk, tier = await self._flights.chunk(index, self._wish)
+        here = self._flights.at_hand(index)
+        chunk, tier = (here, "store") if here is not None else await self._flights.chunk(index, self._wish)
         self._last = (index, chunk, tier)
         return chunk, tier
 
@@ -160,6 +166,13 @@ def _chunks(grid: Grid, parts: Sequence[Part]) -> Sequence[int]:
     if len(parts) == 1:
         return grid.touched(parts[0].span)
     return sorted({index for part in parts for index in grid.touched(part.span)})
+
+
+def _last_uses(grid: Grid, parts: Sequence[Part]) -> dict[int, int]:
+    """For an answer of several parts, the last part that each chunk is read for."""
+    if len(parts) == 1:
+        return {}
+    return {index: number for number, part in enumerate(parts) for index in grid.touched(part.span)}
 
 
 def _partial(grid: Grid, parts: Sequence[Part]) -> bool:

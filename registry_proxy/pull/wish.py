@@ -14,8 +14,8 @@ from registry_proxy.sources.base import Priority
 class Wish:
     """Chunks wanted, ascending and without repeats.
 
-    ``position``: how many of them the reader is done with; ``cursor``: how many are present or under way;
-    ``partial``: its client asked for ranges.
+    ``position``: the reader is done with so many of the first; ``cursor``: so many are present or under way;
+    ``partial``: its client asked for ranges; ``lagging``: others do not wait for this reader any more.
     """
 
     def __init__(
@@ -26,11 +26,17 @@ class Wish:
         self.priority = priority
         self.position = 0
         self.cursor = 0
+        self.lagging = False
+        self._done: set[int] = set()
         self.contiguous = not chunks or len(chunks) == chunks[-1] - chunks[0] + 1
 
     def advance(self, index: int) -> None:
         """The reader is done with everything before chunk ``index``."""
         self.position = max(self.position, bisect_left(self.chunks, index))
+
+    def finish(self, index: int) -> None:
+        """The reader is done with one chunk, if not in order."""
+        self._done.add(index)
 
     def rewind(self, index: int) -> None:
         """Chunk ``index`` turned out to be missing: plan again from there."""
@@ -43,8 +49,13 @@ class Wish:
 
     def touches(self, first: int, stop: int) -> bool:
         """True if a chunk in ``[first, stop)`` is still wanted."""
-        at = bisect_left(self.chunks, first, self.position)
-        return at < len(self.chunks) and self.chunks[at] < stop
+        chunks = self.chunks
+        at = bisect_left(chunks, first, self.position)
+        while at < len(chunks) and chunks[at] < stop:
+            if chunks[at] not in self._done:
+                return True
+            at += 1
+        return False
 
     def next_run(self, absent: Callable[[int], bool], longest: int) -> Run | None:
         """The next run of adjacent wanted chunks that are absent; moves the cursor past it and past what is not absent."""

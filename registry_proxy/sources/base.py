@@ -51,13 +51,15 @@ class BlobPlace:
 
 class Delivery(Protocol):
     """Bytes under way. ``span``: what is coming; ``total``: bytes of the whole blob; ``origin``: the final host that
-    sends them; ``validator``: its ETag, or None."""
+    sends them; ``validator``: its ETag, or None; ``proves``: the repository itself sends them, which makes it a fact that it
+    has the blob."""
 
     span: Span
     total: int
     origin: str
     validator: str | None
     ranged: bool
+    proves: bool
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes of ``span`` in order, in pieces of any size; raises Trouble unless they are exactly that many."""
@@ -73,5 +75,9 @@ class Source(Protocol):
     ) -> AbstractAsyncContextManager[Delivery]:
         """Ask for ``span`` (None: everything) of a blob of ``size`` bytes (None: not known).
 
-        Raises on entry: BlobUnknown, Denied, or Trouble in any form; the delivery's own iteration raises Trouble.
+        Raises on entry: BlobUnknown, Denied, or Trouble in any form; the delivery's own iteration raises Trouble. NotSoon (from
+        either): the bytes are on their way to the source, and asking another one would buy them twice.
         """
+
+    def doubt(self, digest: Digest) -> None:
+        """What was put together of this blob, perhaps from this source, was wrong."""

@@ -10,6 +10,8 @@ from registry_proxy.plan.chunks import Span
 class UpstreamDelivery:
     """The bytes of ``span`` as one response brings them; see ``sources.base.Delivery``."""
 
+    proves = True
+
     def __init__(
         self, response: Response, span: Span, total: int, *, ranged: bool, received: Callable[[int], None]
     ) -> None:

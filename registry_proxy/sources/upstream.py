@@ -10,6 +10,7 @@ from functools import partial
 from registry_proxy.errors import BlobUnknown, UpstreamBroken
 from registry_proxy.net.response import Response
 from registry_proxy.net.upstream import Ask, UpstreamClient
+from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.content_range import parse_content_range
@@ -58,6 +59,9 @@ class UpstreamSource:
                 span = None
                 response = await self._ask(place, None, slot, stack)
             yield self._deliver(place, span, size, response)
+
+    def doubt(self, digest: Digest) -> None:
+        """Nothing to do: an upstream is asked anew anyway."""
 
     async def _ask(
         self, place: BlobPlace, span: Span | None, urgency: Urgency | None, stack: AsyncExitStack

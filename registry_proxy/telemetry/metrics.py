@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-KINDS: Final = ("ping", "manifest", "blob", "tags", "referrers", "catalog", "health", "other")
+KINDS: Final = ("ping", "manifest", "blob", "chunk", "tags", "referrers", "catalog", "health", "other")
 METHODS: Final = ("GET", "HEAD", "other")
 
 FIRST_BYTE_BUCKETS: Final = (0.0005, 0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)

@@ -5,7 +5,7 @@ the order of last use, saved in pages (one per first two digits of the digest) a
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Grid
@@ -32,7 +32,8 @@ class Group:
 
 
 class Accounts:
-    """All groups, least recently used first. ``bytes``: the sum; ``doubtful``: groups whose files should be looked at.
+    """All groups, least recently used first. ``bytes``: the sum; ``doubtful``: groups whose files should be looked at;
+    ``changed_pages``: names of the pages to save.
 
     While ``counting``, every group that changes becomes doubtful, so that what was seen of it earlier is not believed.
     ``clock``: seconds since the epoch. Marks only ever grow, so a clock that is set back does not disturb the order.
@@ -45,7 +46,7 @@ class Accounts:
         self.bytes = 0
         self.doubtful: set[GroupKey] = set()
         self.counting = False
-        self._changed_pages: set[str] = set()
+        self.changed_pages: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -72,7 +73,7 @@ class Accounts:
         else:
             self._groups.move_to_end(key)
             group.last_use = mark
-        self._changed_pages.add(key.digest.hex[:2])
+        self.changed_pages.add(key.digest.hex[:2])
         return group
 
     def has(self, digest: Digest, index: int) -> bool:
@@ -124,7 +125,7 @@ class Accounts:
     def _set(self, group: Group, size: int, mask: int) -> None:
         self.bytes += size - group.bytes
         group.bytes, group.mask = size, mask
-        self._changed_pages.add(group.key.digest.hex[:2])
+        self.changed_pages.add(group.key.digest.hex[:2])
 
     def sort(self) -> None:
         """Put the groups in the order of last use again, after accounts were loaded or corrected."""
@@ -133,18 +134,16 @@ class Accounts:
 
     # --- pages ---------------------------------------------------------------------------------------------------------
 
-    def changed_pages(self) -> Iterator[tuple[str, AccountPage]]:
-        """The pages that changed since they were last taken, made one at a time."""
-        names, self._changed_pages = self._changed_pages, set()
-        pages: dict[str, list[GroupAccount]] = {name: [] for name in names}
-        for group in list(self._groups.values()):
-            page = pages.get(group.key.digest.hex[:2])
+    def pages(self, names: Collection[str]) -> dict[str, AccountPage]:
+        """The pages of these names as they are now."""
+        found: dict[str, list[GroupAccount]] = {name: [] for name in names}
+        for group in self._groups.values():
+            page = found.get(group.key.digest.hex[:2])
             if page is not None and group.mask:
                 page.append(
                     GroupAccount(str(group.key.digest), group.key.number, group.bytes, group.mask, group.last_use)
                 )
-        for name, accounts in pages.items():
-            yield name, AccountPage(tuple(accounts))
+        return {name: AccountPage(tuple(accounts)) for name, accounts in found.items()}
 
     def load(self, page: AccountPage, except_for: Container[GroupKey]) -> None:
         """Take what a page says, leaving out groups that changed since: those are looked at instead."""

@@ -110,8 +110,13 @@ class Keeper:
 
     async def save(self) -> None:
         """Save the accounts that changed."""
-        for name, page in self._accounts.changed_pages():
-            await self._pages.put(name, page)
+        left, self._accounts.changed_pages = self._accounts.changed_pages, set()
+        try:
+            for name, page in self._accounts.pages(left).items():
+                await self._pages.put(name, page)
+                left.discard(name)
+        finally:
+            self._accounts.changed_pages |= left
 
     async def save_last(self) -> None:
         """Save everything and note that the stop was a clean one, if the accounts are known to be true."""

@@ -44,6 +44,7 @@ MAX_PLACES: Final = 16
 _PATIENCE: Final = 15.0
 _BIG: Final = 32 << 20
 _SWEEP: Final = 256
+_SWEEP_EVERY: Final = 3600.0
 
 
 class Records:
@@ -78,10 +79,19 @@ class Records:
         """
         database = Database(RecordFile(directory, lock_wait))
         await database.open()
+        records = cls(database, clock)
+        sweeping = asyncio.create_task(records._keep_swept(), name="records sweeper")
         try:
-            yield cls(database, clock)
+            yield records
         finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
             await database.close()
+
+    async def _keep_swept(self) -> None:
+        while True:
+            await self.sweep()
+            await asyncio.sleep(_SWEEP_EVERY)
 
     async def add_place(self, digest: Digest, upstream: SourceHost, repository: Repository) -> None:
         """Note that a digest is a fact in this repository; the newest sixteen are kept."""

@@ -27,12 +27,13 @@ from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.tiers import chunkfile, directory, walk
 from registry_proxy.tiers.accounts import Accounts
+from registry_proxy.tiers.checks import Checks
 from registry_proxy.tiers.chunkfile import Buffer
 from registry_proxy.tiers.directory import Directory
 from registry_proxy.tiers.health import Health
 from registry_proxy.tiers.keeper import Keeper
 from registry_proxy.tiers.layout import GROUP, GroupKey, Layout
-from registry_proxy.tiers.openfiles import ChunkKey, OpenFile, OpenFiles, StoredChunk, trailers
+from registry_proxy.tiers.openfiles import OpenFile, OpenFiles, StoredChunk, trailers
 from registry_proxy.tiers.records import Records
 from registry_proxy.tiers.rooms import Rooms, disk_space
 from registry_proxy.tiers.schema import AccountPage
@@ -47,7 +48,6 @@ _log = structlog.get_logger()
 
 _THREADS: Final = 4
 _WRITE_PATIENCE: Final = 10.0
-_READ_PATIENCE: Final = 10.0
 _ROOM_PATIENCE: Final = 30.0
 _TENDING: Final = 30.0
 
@@ -105,7 +105,7 @@ class ChunkStore:
         self._space.uncounted = opened.left.bytes if opened.left is not None else limit
         self._keeper = Keeper(opened, self._accounts, self._space, pages, self._threads)
         self._rooms = Rooms(opened, self._accounts, self._files, self._space, self._keeper, self._threads)
-        self._checks: dict[ChunkKey, asyncio.Task[None]] = {}
+        self._checks = Checks(self._files, self._threads, self.drop_chunk)
         self._health = Health(str(opened.layout.root))
 
     @classmethod
@@ -120,7 +120,7 @@ class ChunkStore:
         """The store in a locked directory, serving at once; its accounts are loaded beside. Saves them at the end."""
         free, _ = await asyncio.to_thread(disk_space, opened.layout)
         held = opened.left.bytes if opened.left is not None else 0
-        limit = settings.limit if settings.limit is not None else default_limit(free, held)
+        limit = int(settings.limit) if settings.limit is not None else default_limit(free, held)
         store = cls(opened, settings, limit, pages, clock)
         tending = asyncio.create_task(store._tend(), name="store keeper")
         try:
@@ -225,7 +225,7 @@ class ChunkStore:
         """
         found = self._find(digest, grid, index)
         if found is not None and not found.checked:
-            await self._checked(found)
+            await self._checks.wait_for(found)
         return self.open_chunk(digest, grid, index)
 
     def _find(self, digest: Digest, grid: Grid, index: int) -> OpenFile | None:
@@ -239,28 +239,6 @@ class ChunkStore:
         if found is None:
             self._accounts.lost(digest, index)
         return found
-
-    async def _checked(self, found: OpenFile) -> None:
-        task = self._checks.get(found.key)
-        if task is None:
-            found.loans += 1  # at once: its file may be forgotten before the check begins
-            task = self._checks[found.key] = self._threads.start(self._check(found))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_READ_PATIENCE):
-                await asyncio.shield(task)
-
-    async def _check(self, found: OpenFile) -> None:
-        digest, index = found.key
-        try:
-            if await self._threads.run(found.is_right):
-                self._files.trust(found)
-            else:
-                _log.error("store.chunk_wrong", digest=str(digest), chunk=index)
-                await self.drop_chunk(digest, index)
-        finally:
-            found.loans -= 1
-            found.close_if_done()
-            del self._checks[found.key]
 
     def has(self, digest: Digest, index: int) -> bool:
         """True if the chunk is believed to be here; for planning."""

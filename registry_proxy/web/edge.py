@@ -16,7 +16,7 @@ from aiohttp import web
 from registry_proxy.config import Config
 from registry_proxy.errors import RegistryProxyError, StoreUnusable, UnknownUpstream, WriteRefused
 from registry_proxy.oci.names import SourceHost
-from registry_proxy.plan import routing
+from registry_proxy.plan import chunk_objects, routing
 from registry_proxy.plan.routing import (
     Asked,
     BlobRoute,
@@ -32,6 +32,7 @@ from registry_proxy.telemetry.logs import REQUEST
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web import blobs, failures, lists, manifests, referrers
 from registry_proxy.web.body import BodyShort
+from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.exchange import ClientGone, Exchange
 from registry_proxy.web.health import Health
 from registry_proxy.web.heart import Blobs, Discovery, Manifests
@@ -58,7 +59,14 @@ class Edge:
     """Answers requests. ``active``: how many are being answered."""
 
     def __init__(
-        self, config: Config, manifests: Manifests, discovery: Discovery, blobs: Blobs, metrics: Metrics, health: Health
+        self,
+        config: Config,
+        manifests: Manifests,
+        discovery: Discovery,
+        blobs: Blobs,
+        chunks: Chunks,
+        metrics: Metrics,
+        health: Health,
     ) -> None:
         self.active = 0
         self._settings = config.server
@@ -66,6 +74,7 @@ class Edge:
         self._manifests = manifests
         self._discovery = discovery
         self._blobs = blobs
+        self._chunks = chunks
         self._metrics = metrics
         self._health = health
         self._idle = asyncio.Event()
@@ -138,6 +147,9 @@ class Edge:
             raise WriteRefused("this registry is a read-only proxy")
         path, query = routing.split(request.raw_path)
         exchange.path = path
+        if path.startswith(chunk_objects.ROOT):
+            exchange.kind = "chunk"
+            return await self._chunks.answer(exchange, self._settings.idle_timeout)
         if not path.startswith("/v2"):
             answer = self._health.answer(exchange, path)
             exchange.kind = "health"

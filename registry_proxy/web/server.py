@@ -13,6 +13,7 @@ from registry_proxy.config.address import Address
 from registry_proxy.errors import ConfigInvalid, RegistryProxyError
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.connection import Connection
 from registry_proxy.web.edge import Edge
 from registry_proxy.web.health import Health
@@ -37,13 +38,14 @@ class Face:
         manifests: Manifests,
         discovery: Discovery,
         blobs: Blobs,
+        chunks: Chunks,
         metrics: Metrics,
         stats: Callable[[], Mapping[str, object]],
         ready: Callable[[], str | None],
     ) -> None:
         self.addresses: list[tuple[str, int]] = []
         self._config = config
-        self._edge = Edge(config, manifests, discovery, blobs, metrics, Health(metrics, stats, ready))
+        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, Health(metrics, stats, ready))
         self._listeners: list[asyncio.Server] = []
         self._servers: list[_Connections] = []
 

@@ -41,6 +41,7 @@ class Body:
     cut: int | None
     origin: str = "fake"
     validator: str | None = None
+    proves: bool = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The pieces; UpstreamUnreachable where the body is cut."""
@@ -65,6 +66,9 @@ class Scripted:
     script: list[str]
     name: str = "upstream"
     opened: int = field(default=0)
+
+    def doubt(self, digest: Digest) -> None:
+        """Nothing is remembered."""
 
     @asynccontextmanager
     async def open(

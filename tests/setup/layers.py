@@ -24,6 +24,8 @@ STATIC = ".a"  # nor are static libraries: nothing here links
 
 Seen = dict[str, tuple[int, ...]]
 
+COMPILED = "__pycache__"  # holds the time of its making
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -78,7 +80,7 @@ def walk(root: Path, directory: str) -> Iterator[str]:
     for entry in sorted(os.scandir(root / directory), key=lambda entry: entry.name):
         path = f"{directory}/{entry.name}" if directory else entry.name
         is_directory = entry.is_dir(follow_symlinks=False)
-        if (path in UNSHIPPED or path.endswith(STATIC)) and not is_directory:
+        if entry.name == COMPILED or ((path in UNSHIPPED or path.endswith(STATIC)) and not is_directory):
             continue
         yield path
         if is_directory and path not in UNSHIPPED:

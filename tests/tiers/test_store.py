@@ -109,7 +109,7 @@ async def test_serving_does_not_wait_for_the_accounts(place: Path, monkeypatch: 
     blob, late = noise(2 * CHUNK), noise(3 * CHUNK, 1)
     async with running(place) as store:
         await keep(store, blob)
-    (place / "state").unlink()
+    (place / "state").write_text('{"clean": false, "bytes": 100000}')
     counting = threading.Event()
     shards = store_module.walk.shards
     monkeypatch.setattr(store_module.walk, "shards", lambda layout: counting.wait(10) and shards(layout))
@@ -125,6 +125,30 @@ async def test_serving_does_not_wait_for_the_accounts(place: Path, monkeypatch: 
         assert store.missing(blob.digest, blob.grid) == 0
         assert store.missing(late.digest, late.grid) == 2
         assert store.stats().bytes == 3 * (CHUNK + 4096)
+
+
+async def test_a_stop_in_the_middle_of_saving_is_a_clean_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not saved when the keeper was stopped is saved at the end."""
+    blobs = [noise(CHUNK, seed) for seed in range(5)]
+    saving = asyncio.Event()
+    async with both(place) as (store, records):
+        for blob in blobs:
+            await keep(store, blob)
+
+        async def never(*_: object) -> None:
+            saving.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as hanging:
+            hanging.setattr(records.accounts, "put", never)
+            stopped = asyncio.create_task(store.save())
+            await saving.wait()
+            stopped.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stopped
+    monkeypatch.setattr(store_module.walk, "shards", lambda _: pytest.fail("counted the files"))
+    async with running(place) as store:
+        assert store.stats().chunks == 5
 
 
 async def test_lost_accounts_are_counted_anew(place: Path) -> None:

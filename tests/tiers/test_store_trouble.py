@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from registry_proxy.errors import StoreBroken, StoreFull, StoreTrouble
+from registry_proxy.tiers import checks, writing
 from registry_proxy.tiers import store as store_module
-from registry_proxy.tiers import writing
+from registry_proxy.tiers.openfiles import OpenFile
 from registry_proxy.tiers.store import ChunkStore
 from tests.tiers.blobs import CHUNK, Blob, files, keep, loaded, noise, running
 
@@ -183,9 +184,9 @@ async def test_a_check_that_takes_too_long_is_a_miss(place: Path, monkeypatch: p
     async with running(place) as store:
         await keep(store, blob)
     go_on = threading.Event()
-    is_right = store_module.OpenFile.is_right
-    monkeypatch.setattr(store_module.OpenFile, "is_right", lambda self: go_on.wait(20) and is_right(self))
-    monkeypatch.setattr(store_module, "_READ_PATIENCE", 0.05)
+    is_right = OpenFile.is_right
+    monkeypatch.setattr(OpenFile, "is_right", lambda self: go_on.wait(20) and is_right(self))
+    monkeypatch.setattr(checks, "_PATIENCE", 0.05)
     async with running(place) as store:
         assert await loaded(store, blob, 0) is None
         go_on.set()
@@ -200,13 +201,13 @@ async def test_a_reader_that_leaves_does_not_stop_the_check(place: Path, monkeyp
     async with running(place) as store:
         await keep(store, blob)
     go_on, begun = threading.Event(), threading.Event()
-    is_right = store_module.OpenFile.is_right
+    is_right = OpenFile.is_right
 
-    def slow(self: store_module.OpenFile) -> bool:
+    def slow(self: OpenFile) -> bool:
         begun.set()
         return go_on.wait(20) and is_right(self)
 
-    monkeypatch.setattr(store_module.OpenFile, "is_right", slow)
+    monkeypatch.setattr(OpenFile, "is_right", slow)
     async with running(place) as store:
         first = asyncio.create_task(loaded(store, blob, 0))
         await asyncio.to_thread(begun.wait, 10)

@@ -8,10 +8,12 @@ import pytest
 from registry_proxy.config import Config, Server, Store, Upstream
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.server import Face
 from tests.fakes.wire import Wire
 from tests.web.memory import MemoryHeart
 
+IDENTITY = "registry-proxy-test"
 StartFace = Callable[..., Awaitable[Face]]
 
 
@@ -42,6 +44,7 @@ async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIt
             manifests=heart,
             discovery=heart,
             blobs=heart,
+            chunks=Chunks(heart, IDENTITY, named),
             metrics=metrics,
             stats=lambda: {"chunks": 3},
             ready=ready,

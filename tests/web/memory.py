@@ -1,13 +1,16 @@
 """A heart in memory: manifests, blobs and lists as dictionaries, with switches for what can go wrong."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self
 
 from registry_proxy.errors import BlobUnknown, ManifestUnknown, NameUnknown, RegistryProxyError
+from registry_proxy.net.hops import HOPS
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Reference, Repository, SourceHost
+from registry_proxy.plan.chunk_objects import ChunkHashes
 from registry_proxy.plan.chunks import Grid, Span
 from registry_proxy.plan.ranges import Part
 from registry_proxy.pull.pieces import Piece
@@ -132,9 +135,15 @@ class MemoryReader:
             yield Piece(self.blob.chunks[piece.index], piece.start, piece.stop, "upstream")
 
 
+@dataclass(frozen=True)
+class MemoryObject:
+    piece: Piece
+    sha256: bytes
+
+
 @dataclass
 class MemoryHeart:
-    """All three services at once. ``calls``: what was asked, so that tests can see what never was; ``called``: anything was."""
+    """All services at once. ``calls``: what was asked, so that tests can see what never was; ``called``: anything was."""
 
     blobs: dict[tuple[str, str, str], MemoryBlob] = field(default_factory=dict)
     facts: dict[str, MemoryBlob] = field(default_factory=dict)
@@ -145,6 +154,8 @@ class MemoryHeart:
     error: RegistryProxyError | None = None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    chunk_size: int = 1 << 20
+    lists: dict[str, ChunkHashes] = field(default_factory=dict)
 
     def _call(self, *what: object) -> None:
         self.calls.append(what)
@@ -165,6 +176,22 @@ class MemoryHeart:
             return self.facts[str(digest)]
         except KeyError:
             raise BlobUnknown(f"no place is known for {digest}") from None
+
+    async def chunk(self, place: BlobPlace, index: int) -> MemoryObject:
+        self._call("chunk", place.upstream, place.repository, str(place.digest), index, HOPS.get())
+        blob = self.blobs.get((place.upstream, place.repository, str(place.digest)))
+        if blob is None or index >= len(blob.chunks):
+            raise BlobUnknown(f"no chunk {index} of {place.digest} for everybody")
+        chunk = blob.chunks[index]
+        blob.lent.append(chunk)
+        sha256 = hashlib.sha256(chunk.read(0, chunk.length)).digest()
+        return MemoryObject(Piece(chunk, 0, chunk.length, "store"), sha256)
+
+    async def hashes(self, place: BlobPlace) -> ChunkHashes:
+        self._call("hashes", place.upstream, place.repository, str(place.digest))
+        if str(place.digest) not in self.lists:
+            raise BlobUnknown(f"{place.digest} has not been verified here")
+        return self.lists[str(place.digest)]
 
     async def get(
         self, upstream: SourceHost, repository: Repository, reference: Reference, *, no_cache: bool = False

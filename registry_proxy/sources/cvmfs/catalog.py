@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -87,7 +88,7 @@ def pieces(file: Path, entry: Entry, start: int, most: int) -> list[Piece]:
     found = [_piece(entry, row) for row in rows]
     if not found or found[0].span.start > start:
         raise UpstreamBroken(f"the catalog has no chunk for byte {start} of {entry.path}")
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         if one.span.stop != other.span.start:
             raise UpstreamBroken(f"the catalog has chunks of {entry.path} that do not adjoin")
     return found

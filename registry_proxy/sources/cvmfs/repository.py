@@ -13,6 +13,7 @@ refused     no letters can be believed, or no server answers: look-ups fail at o
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,10 +165,8 @@ class Repository:
         return self._clock() < held.trusted.whitelist.expires
 
     async def _refresh_quietly(self) -> None:
-        try:
+        with suppress(Trouble):  # logged and remembered where it happened
             await self.refresh()
-        except Trouble:
-            pass  # logged and remembered where it happened
 
     async def _refresh(self) -> None:
         base: Trusted | None = None

@@ -28,20 +28,18 @@ class _State:
 
 
 class Servers:
-    """Base URLs of one repository in order of preference. ``window``: seconds, the time limit of ``fetch``; ``clock``: monotonic."""
+    """Base URLs of one repository in order of preference. ``clock``: seconds, monotonic."""
 
     def __init__(
         self,
         urls: Sequence[str],
         fetch: Fetch,
         workers: Workers,
-        window: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._states = {url.rstrip("/"): _State() for url in urls}
         self._fetch = fetch
         self._workers = workers
-        self._window = window
         self._clock = clock
 
     def usable(self) -> list[str]:
@@ -98,7 +96,7 @@ class Servers:
         url = f"{server}/{path}"
         try:
             async with self._fetch(url, no_cache=no_cache, key=key, span=span) as answer:
-                await receive(answer, url, span, sink, self._workers, self._window)
+                await receive(answer, url, span, sink, self._workers)
         except Trouble as error:
             self._failed(server, error.retry_after if isinstance(error, UpstreamBusy) else 0.0)
             raise

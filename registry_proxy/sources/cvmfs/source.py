@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import structlog
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from registry_proxy.config import CvmfsHttp
 from registry_proxy.errors import BlobUnknown, ConfigInvalid, UpstreamBroken
@@ -26,8 +26,6 @@ from registry_proxy.sources.cvmfs.servers import Servers
 from registry_proxy.sources.cvmfs.trust import Notary, Shelf
 from registry_proxy.sources.cvmfs.wire import Fetch
 from registry_proxy.sources.cvmfs.workers import Workers
-
-_log = structlog.get_logger()
 
 _CONNECTIONS = 8
 
@@ -67,8 +65,8 @@ class CvmfsSource:
         self._directory = directory
         self._clock = clock
         self._workers = Workers()
-        self._native = Servers(settings.servers, fetch, self._workers, settings.timeout)
-        self._external = Servers(settings.external, fetch_external or fetch, self._workers, settings.timeout)
+        self._native = Servers(settings.servers, fetch, self._workers)
+        self._external = Servers(settings.external, fetch_external or fetch, self._workers)
         self._catalogs = Catalogs(directory / "catalogs", self._native, self._workers)
         self._objects = Objects(directory, self._workers, Slots(_CONNECTIONS))
         self._delivered = 0
@@ -176,7 +174,7 @@ class CvmfsSource:
     def _count(self, n: int) -> None:
         self._delivered += n
 
-    def _prepare(self) -> list[letters.RSAPublicKey]:
+    def _prepare(self) -> list[RSAPublicKey]:
         self._catalogs.prepare()
         try:
             return [letters.load_key(path.read_bytes(), str(path)) for path in self._settings.keys]

@@ -1,20 +1,16 @@
 """One exchange with one server: the interface to HTTP, and a body on its way into a sink."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from registry_proxy.errors import UpstreamBroken, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
+from registry_proxy.errors import UpstreamBroken, UpstreamBusy, UpstreamFailed
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.content_range import parse_content_range
 from registry_proxy.sources.cvmfs.workers import Workers
 
 _BATCH = 256 * 1024
 """Bytes handed to a thread at once: the hop costs less than hashing them."""
-
-_LOW_SPEED = 1024
-"""Bytes per second below which a server counts as dead, measured over one timeout (cvmfs ``CVMFS_LOW_SPEED_LIMIT``)."""
 
 _LONGEST_BUSY = 60.0
 
@@ -31,11 +27,11 @@ class Answer(Protocol):
         """Names in any case."""
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes, not decoded; raises Trouble if it is cut or nothing comes for the time limit."""
+        """The body as it comes, not decoded; raises Trouble if it is cut or comes too slowly."""
 
 
 class Fetch(Protocol):
-    """HTTP as this client needs it: GET, no redirects followed, no body decoded."""
+    """HTTP as this client needs it: GET, every wait bounded, no redirects followed, no body decoded."""
 
     def __call__(
         self, url: str, *, no_cache: bool = False, key: bytes | None = None, span: Span | None = None
@@ -65,23 +61,15 @@ class NotThere(Exception):
     """A server does not have what it should. Does not leave ``Servers``."""
 
 
-async def receive(answer: Answer, url: str, span: Span | None, sink: Sink, workers: Workers, window: float) -> None:
-    """Bring a body into a sink. ``window``: seconds over which the speed is judged.
+async def receive(answer: Answer, url: str, span: Span | None, sink: Sink, workers: Workers) -> None:
+    """Bring a body into a sink.
 
     Raises NotThere, WrongBytes, Trouble, or what the sink raises.
     """
     _check_status(answer, url, span)
-    loop = asyncio.get_running_loop()
-    since, received = loop.time(), 0
     batch = bytearray()
     async for data in answer.pieces():
         batch += data
-        received += len(data)
-        now = loop.time()
-        if now - since >= window:
-            if received < _LOW_SPEED * (now - since):
-                raise UpstreamUnreachable(f"{url} came at less than {_LOW_SPEED} bytes per second")
-            since, received = now, 0
         if len(batch) >= _BATCH:
             await workers.run(sink.feed, bytes(batch))
             batch.clear()
