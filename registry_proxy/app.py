@@ -75,6 +75,7 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         )
         blobs = Blobs(proofs, store, records, (*parents, source), config.upstreams, config.policy, metrics)
         stack.push_async_callback(blobs.close)
+        metrics.watch_store(store.stats)
         public = PublicChunks(blobs, proofs, records, store.chunk_size)
         stack.push_async_callback(public.close)
         manifests = Manifests(registries, config.upstreams, records, config.policy, clock)
@@ -145,11 +146,9 @@ def _host(host: str) -> str:
 
 def _stats(instance: Instance) -> dict[str, object]:
     """The figures of ``/stats``."""
-    store = instance.store.stats()
-    instance.metrics.cache(store.bytes, store.limit, store.chunks)
     return {
         "version": __version__,
-        "store": store,
+        "store": instance.store.stats(),
         "upstreams": {
             str(name): {"rangeless": instance.source.rangeless(name), "rate_limit": registry.rate_limit}
             for name, registry in instance.registries.items()

@@ -191,14 +191,16 @@ class ForwardProxies:
         limit: int,
         check: Callable[[Fetched], Awaitable[None]],
     ) -> Fetched:
-        fetched = await self._whole(way, url, headers, limit)
-        try:
+        async def once(sent: Mapping[str, str]) -> Fetched:
+            fetched = await self._whole(way, url, sent, limit)
             await check(fetched)
+            return fetched
+
+        try:
+            return await once(headers)
         except UpstreamBroken as error:
             _log.warning("forward.wrong_bytes", way=way, url=url, error=str(error))
-            fetched = await self._whole(way, url, {**headers, **_PAST_CACHES}, limit)
-            await check(fetched)
-        return fetched
+        return await once({**headers, **_PAST_CACHES})
 
     async def _whole(self, way: str, url: str, headers: Mapping[str, str], limit: int) -> Fetched:
         response = await self._request(way, url, headers)

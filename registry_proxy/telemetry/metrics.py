@@ -5,9 +5,11 @@ labels.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 KINDS: Final = ("ping", "manifest", "blob", "chunk", "tags", "referrers", "catalog", "health", "other")
 METHODS: Final = ("GET", "HEAD", "other")
@@ -63,15 +65,10 @@ class Metrics:
                 "upstream_seconds", "From an upstream request to its headers.", UPSTREAM_BUCKETS, "upstream"
             ).labels
         )
-        self._cache_bytes = gauge("cache_bytes", "Bytes in the store.")
-        self._cache_limit = gauge("cache_limit_bytes", "Limit of the store.")
-        self._cache_chunks = gauge("cache_chunks", "Chunks in the store.")
         verified = counter(
             "blobs_verified_total", "Whole blobs hashed, by whether they were what their digest says.", "right"
         )
         self._verified = {right: verified.labels(str(right).lower()) for right in (True, False)}
-        self._evicted_bytes = counter("evicted_bytes_total", "Bytes evicted from the store.")
-        self._evicted_chunks = counter("evicted_chunks_total", "Chunks evicted from the store.")
         for upstream in upstreams:
             self._fetched[upstream].inc(0)
 
@@ -133,16 +130,44 @@ class Metrics:
         """An upstream sent its headers so long after the request."""
         self._upstream_seconds[upstream].observe(seconds)
 
-    def cache(self, used: int, limit: int, chunks: int) -> None:
-        """What the store holds now: bytes, its limit in bytes, and chunks."""
-        self._cache_bytes.set(used)
-        self._cache_limit.set(limit)
-        self._cache_chunks.set(chunks)
+    def watch_store(self, look: "Callable[[], StoreFigures]") -> None:
+        """Look at the store's figures whenever the metrics are read."""
+        self.registry.register(_StoreCollector(look))
 
-    def evicted(self, chunks: int, n: int) -> None:
-        """So many chunks with ``n`` bytes left the store."""
-        self._evicted_chunks.inc(chunks)
-        self._evicted_bytes.inc(n)
+
+class StoreFigures(Protocol):
+    """What a store holds."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk."""
+
+    @property
+    def limit(self) -> int:
+        """Bytes on disk at most."""
+
+    @property
+    def chunks(self) -> int:
+        """Chunks held."""
+
+    @property
+    def evictions(self) -> int:
+        """Groups of chunks evicted since the start."""
+
+
+class _StoreCollector(Collector):
+    """The store's figures, read when they are asked for: nothing is counted twice."""
+
+    def __init__(self, look: Callable[[], StoreFigures]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of this moment."""
+        figures = self._look()
+        yield GaugeMetricFamily("registry_proxy_store_bytes", "Bytes in the store.", figures.bytes)
+        yield GaugeMetricFamily("registry_proxy_store_limit_bytes", "Limit of the store.", figures.limit)
+        yield GaugeMetricFamily("registry_proxy_store_chunks", "Chunks in the store.", figures.chunks)
+        yield CounterMetricFamily("registry_proxy_store_evictions", "Groups of chunks evicted.", figures.evictions)
 
 
 class _Children(dict[str, _Metric]):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry_proxy.app import Instance, assemble
-from registry_proxy.config import Config, Policy, Server, Store, Upstream
+from registry_proxy.config import Config, Forwarding, Parent, Policy, Server, Store, Upstream
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
@@ -36,6 +36,12 @@ class Bench:
     def place(self, digest: Digest, repository: str = REPOSITORY) -> BlobPlace:
         """Where a blob of the upstream lives."""
         return BlobPlace(HOST, Repository(repository), digest)
+
+    @property
+    def url(self) -> str:
+        """Where the instance listens."""
+        host, port = self.instance.face.addresses[0]
+        return f"http://{host}:{port}"
 
     def wire(self) -> Wire:
         """A connection to the instance, if it listens."""
@@ -68,13 +74,18 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
         clock: Callable[[], float] = time.time,
         chunk_size: int = CHUNK,
         listen: bool = False,
+        address: str = "127.0.0.1:0",
+        parents: tuple[str, ...] = (),
+        forward_proxies: str = "DIRECT",
         **settings: object,
     ) -> AsyncIterator[Bench]:
         config = Config(
             store=Store(path=store, limit=limit, chunk_size=chunk_size),
             upstreams={HOST: Upstream(urls=(upstream.url,), **settings)},
             policy=policy or Policy(),
-            server=Server(listen=("127.0.0.1:0",), drain=1),
+            server=Server(listen=(address,), drain=1),
+            parent=Parent(urls=parents),
+            forward_proxies=Forwarding(groups=forward_proxies),
         )
         async with assemble(config, clock) as instance:
             if listen:

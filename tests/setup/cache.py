@@ -25,6 +25,8 @@ def once(target: Path, make: Callable[[Path], None]) -> Path:
     with locked(target.parent / f".{target.name}.lock"):
         if target.exists():
             return target
+        for left in target.parent.glob(f".{target.name}-????????"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         started = time.monotonic()
         say(f"building {target.relative_to(ROOT)}")
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -56,11 +56,14 @@ def in_chroot(root: Path, *command: str) -> str:
 
 
 def opened(root: Path, command: tuple[str, ...], scratch: Path) -> list[str]:
-    """The files that a command opens, first opened first, symbolic links before what they point to."""
+    """The files that a command opens, first opened first, symbolic links before what they point to.
+
+    Python reads its sources then, as it does in the image, which ships nothing compiled.
+    """
     trace = scratch / "trace"
     run("strace", "--follow-forks", "--successful-only", "--quiet=all", "--string-limit=4096", "-o", trace,
         "-e", "trace=execve,open,openat,readlink", "chroot", root, *command,
-        environment={"PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})  # fmt: skip
+        environment={"PYTHONPYCACHEPREFIX": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})  # fmt: skip
     lines = trace.read_text(encoding="utf-8", errors="replace").splitlines()
     first = next(number for number, line in enumerate(lines) if f'execve("{command[0]}"' in line)
     paths = [found[1] for line in lines[first:] if (found := re.search(r'"(/[^"]*)"', line))]

@@ -1,6 +1,18 @@
 """Metrics: every observer shows up under its name and label."""
 
+from dataclasses import dataclass
+
 from registry_proxy.telemetry.metrics import Metrics
+
+
+@dataclass
+class Figures:
+    """A store's figures."""
+
+    bytes: int
+    limit: int
+    chunks: int
+    evictions: int
 
 
 def test_observers() -> None:
@@ -19,8 +31,7 @@ def test_observers() -> None:
     metrics.flight_finished()
     metrics.upstream_error("registry.test", "UpstreamFailed")
     metrics.upstream_latency("registry.test", 0.2)
-    metrics.cache(used=100, limit=200, chunks=3)
-    metrics.evicted(chunks=2, n=50)
+    metrics.watch_store(lambda: Figures(bytes=100, limit=200, chunks=3, evictions=2))
     metrics.verified(right=False)
     metrics.cut("client")
     lines = set(metrics.exposition().decode().splitlines())
@@ -39,11 +50,10 @@ def test_observers() -> None:
         "registry_proxy_flights_running 1.0",
         'registry_proxy_upstream_errors_total{kind="UpstreamFailed",upstream="registry.test"} 1.0',
         'registry_proxy_upstream_seconds_count{upstream="registry.test"} 1.0',
-        "registry_proxy_cache_bytes 100.0",
-        "registry_proxy_cache_limit_bytes 200.0",
-        "registry_proxy_cache_chunks 3.0",
-        "registry_proxy_evicted_bytes_total 50.0",
-        "registry_proxy_evicted_chunks_total 2.0",
+        "registry_proxy_store_bytes 100.0",
+        "registry_proxy_store_limit_bytes 200.0",
+        "registry_proxy_store_chunks 3.0",
+        "registry_proxy_store_evictions_total 2.0",
         'registry_proxy_blobs_verified_total{right="false"} 1.0',
         'registry_proxy_responses_cut_total{by="client"} 1.0',
     }

@@ -27,6 +27,9 @@ T = TypeVar("T")
 _ROOM = 1 << 30
 """Bytes of catalogs on disk; a single one of more is refused."""
 
+_REMEMBERED = 4096
+"""Catalogs known to be undamaged, gone ones among them."""
+
 _READ = 1 << 20
 
 
@@ -66,6 +69,9 @@ class Catalogs:
                 return await self._workers.run(question, file)
             except FileNotFoundError:  # made room for another one, or somebody cleared the directory
                 self._checked.pop(ref.hash, None)
+            except UpstreamBroken:  # damaged on disk, perhaps: the next look-up checks the file again
+                self._checked.pop(ref.hash, None)
+                raise
         raise UpstreamBroken(f"catalog {ref.hash} does not stay on disk")
 
     async def _file(self, ref: CatalogRef) -> Path:
@@ -76,6 +82,8 @@ class Catalogs:
             except OSError as error:
                 raise UpstreamBroken(f"catalog {ref.hash} cannot be kept: {error.strerror}") from error
             self._checked[ref.hash] = file
+            while len(self._checked) > _REMEMBERED:
+                self._checked.popitem(last=False)
         self._checked.move_to_end(ref.hash)
         return file
 
@@ -118,7 +126,7 @@ class _Draft:
         self._path = directory / f"{secrets.token_hex(8)}.tmp"
         self._hashing = hashlib.sha256(usedforsecurity=False)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         with self._path.open("ab") as file:
             file.write(data)
         self._hashing.update(data)

@@ -62,6 +62,7 @@ class CvmfsDelivery:
         self._delivered = delivered
         self._position = span.start
         self._page: deque[Piece] = deque()
+        self._current: _Object | None = None
         self._ahead: asyncio.Task[_Object] | None = None
 
     async def begin(self) -> None:
@@ -73,6 +74,7 @@ class CvmfsDelivery:
 
     async def end(self) -> None:
         """Let go of everything."""
+        self._release()
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return
@@ -84,25 +86,28 @@ class CvmfsDelivery:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes in order, in pieces of at most a MiB; raises Trouble."""
         while self._ahead is not None:
-            current = await self._ahead
-            after = current.span.stop
-            self._ahead = asyncio.create_task(self._take(after)) if after < self.span.stop else None
-            try:
-                async for data in self._read(current):
-                    self._delivered(len(data))
-                    yield data
-            finally:
-                self._objects.release(current.wanted)
+            current = self._current = await self._ahead
+            stop = min(current.span.stop, self.span.stop)
+            self._ahead = asyncio.create_task(self._take(stop)) if stop < self.span.stop else None
+            while self._position < stop:
+                data = await self._read(current, min(self._position + MIB, stop))
+                self._position += len(data)
+                self._delivered(len(data))
+                yield data
+            self._release()
 
-    async def _read(self, current: _Object) -> AsyncIterator[bytes]:
-        start, stop = self._position - current.span.start, min(current.span.stop, self.span.stop) - current.span.start
-        for at in range(start, stop, MIB):
-            try:
-                data = await self._workers.run(current.spool.read, at, min(at + MIB, stop))
-            except OSError as error:
-                raise UpstreamBroken(f"an object cannot be read back: {error.strerror}") from error
-            self._position += len(data)
-            yield data
+    async def _read(self, current: _Object, stop: int) -> bytes:
+        """The bytes of the file from the position to ``stop``, all in the current object."""
+        base = current.span.start
+        try:
+            return await self._workers.run(current.spool.read, self._position - base, stop - base)
+        except OSError as error:
+            raise UpstreamBroken(f"an object cannot be read back: {error.strerror}") from error
+
+    def _release(self) -> None:
+        current, self._current = self._current, None
+        if current is not None:
+            self._objects.release(current.wanted)
 
     async def _take(self, position: int) -> _Object:
         """The object that has the file's byte ``position``."""

@@ -92,7 +92,7 @@ class Manifest:
         return cls(
             letter,
             root=_hash(fields, "C"),
-            root_size=_number(fields, "B") if "B" in fields else None,
+            root_size=(_number(fields, "B") or None) if "B" in fields else None,
             certificate=_hash(fields, "X"),
             ttl=_number(fields, "D"),
             revision=_number(fields, "S"),

@@ -24,6 +24,9 @@ from registry_proxy.sources.cvmfs.workers import Workers
 _ROOM = 256 << 20
 """Bytes of objects on disk at one time. A larger object cannot be delivered: it must be whole before its first byte is."""
 
+_MOMENT = 60.0
+"""Seconds for which an object stays after its last reader."""
+
 _PATIENCE = 30.0
 """Seconds that a fetch waits for room."""
 
@@ -54,11 +57,13 @@ class Objects:
         self._at_hand: OrderedDict[ContentHash, Spool] = OrderedDict()
         self._readers: Counter[ContentHash] = Counter()
         self._flights: SingleFlight[ContentHash, Spool] = SingleFlight()
+        self._timers: dict[ContentHash, asyncio.TimerHandle] = {}
         self._changed = asyncio.Event()
 
     async def take(self, wanted: Wanted, urgency: Urgency) -> Spool:
         """The verified object, which stays until as many ``release`` as ``take`` have come; raises Trouble."""
         self._readers[wanted.hash] += 1
+        self._stop_timer(wanted.hash)
         try:
             spool = self._at_hand.get(wanted.hash)
             if spool is None:
@@ -77,11 +82,13 @@ class Objects:
         if not self._readers[wanted.hash]:
             del self._readers[wanted.hash]
             self._changed.set()
+            if wanted.hash in self._at_hand:
+                self._timers[wanted.hash] = asyncio.get_running_loop().call_later(_MOMENT, self._drop, wanted.hash)
 
     def close(self) -> None:
         """Give all files back."""
-        while self._at_hand:
-            self._at_hand.popitem()[1].close()
+        for idle in list(self._at_hand):
+            self._drop(idle)
 
     async def _fetch(self, wanted: Wanted, urgency: Urgency) -> Spool:
         await self._reserve(wanted.size)
@@ -129,7 +136,17 @@ class Objects:
         idle = next((each for each in self._at_hand if each not in self._readers), None)
         if idle is None:
             return False
+        self._drop(idle)
+        return True
+
+    def _drop(self, idle: ContentHash) -> None:
+        self._stop_timer(idle)
         spool = self._at_hand.pop(idle)
         self._used -= spool.size
+        self._changed.set()
         spool.close()
-        return True
+
+    def _stop_timer(self, content: ContentHash) -> None:
+        timer = self._timers.pop(content, None)
+        if timer is not None:
+            timer.cancel()

@@ -97,12 +97,16 @@ class Servers:
         try:
             async with self._fetch(url, no_cache=no_cache, key=key, span=span) as answer:
                 await receive(answer, url, span, sink, self._workers)
-        except Trouble as error:
-            self._failed(server, error.retry_after if isinstance(error, UpstreamBusy) else 0.0)
+        except UpstreamBusy as busy:
+            self._states[server].until = self._clock() + busy.retry_after
+            raise
+        except Trouble:
+            self._failed(self._states[server])
             raise
         self._states[server] = _State()
 
-    def _failed(self, server: str, wish: float) -> None:
-        state = self._states[server]
-        state.until = self._clock() + max(wish, min(_FIRST_PAUSE * 2**state.failures, _LONGEST_PAUSE))
-        state.failures = min(state.failures + 1, 10)
+    def _failed(self, state: _State) -> None:
+        now = self._clock()
+        if state.until <= now:  # of requests that fail together, one counts
+            state.until = now + min(_FIRST_PAUSE * 2**state.failures, _LONGEST_PAUSE)
+            state.failures = min(state.failures + 1, 10)

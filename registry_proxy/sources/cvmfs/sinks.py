@@ -17,7 +17,7 @@ class Memory:
         self.data = bytearray()
         self._limit = limit
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Take more bytes."""
         self.data += data
         if len(self.data) > self._limit:
@@ -34,7 +34,13 @@ class Verified:
     """
 
     def __init__(
-        self, wanted: ContentHash, size: int, write: Callable[[bytes], object], *, compressed: bool, exact: bool = True
+        self,
+        wanted: ContentHash,
+        size: int,
+        write: Callable[[bytes | bytearray], object],
+        *,
+        compressed: bool,
+        exact: bool = True,
     ) -> None:
         self._wanted = wanted
         self._size = size
@@ -45,7 +51,7 @@ class Verified:
         self._wire_left = _most_on_the_wire(size) if compressed else size
         self.written = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Take more bytes; raises WrongBytes if there can be no more."""
         self._wire_left -= len(data)
         if self._wire_left < 0:
@@ -65,7 +71,7 @@ class Verified:
         if self._exact and self.written != self._size:
             raise WrongBytes(f"holds {self.written} bytes where the catalog says {self._size}")
 
-    def _inflate(self, inflater: "zlib._Decompress", data: bytes) -> None:
+    def _inflate(self, inflater: "zlib._Decompress", data: bytes | bytearray) -> None:
         full = True
         while data or full:  # a step that was full may have left more inside
             try:
@@ -77,7 +83,7 @@ class Verified:
                 raise WrongBytes("goes on after its zlib stream")
             data, full = inflater.unconsumed_tail, len(plain) == _STEP
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | bytearray) -> None:
         self.written += len(data)
         if self.written > self._size:
             raise WrongBytes("holds more bytes than the catalog says")

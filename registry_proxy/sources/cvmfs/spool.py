@@ -22,7 +22,7 @@ class Spool:
         self._users = 0
         self._closed = False
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Append; raises OSError."""
         descriptor = self._enter()
         try:

@@ -1,5 +1,6 @@
 """From a server's letters to a manifest that may be believed, and what of it outlives a restart."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,5 +128,8 @@ class Shelf:
     def write(self, kept: Kept) -> None:
         """Keep these; raises OSError."""
         draft = self._path.with_suffix(".tmp")
-        draft.write_bytes(msgspec.msgpack.encode(kept))
+        with draft.open("wb") as file:
+            file.write(msgspec.msgpack.encode(kept))
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(self._path)

@@ -46,7 +46,7 @@ class Fetch(Protocol):
 class Sink(Protocol):
     """Takes a body, in a thread."""
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytearray) -> None:
         """Take more bytes; raises WrongBytes."""
 
     def finish(self) -> None:
@@ -71,12 +71,12 @@ async def receive(answer: Answer, url: str, span: Span | None, sink: Sink, worke
     async for data in answer.pieces():
         batch += data
         if len(batch) >= _BATCH:
-            await workers.run(sink.feed, bytes(batch))
-            batch.clear()
-    await workers.run(_feed_last, sink, bytes(batch))
+            await workers.run(sink.feed, batch)
+            batch = bytearray()
+    await workers.run(_feed_last, sink, batch)
 
 
-def _feed_last(sink: Sink, data: bytes) -> None:
+def _feed_last(sink: Sink, data: bytearray) -> None:
     sink.feed(data)
     sink.finish()
 
@@ -85,7 +85,7 @@ def _check_status(answer: Answer, url: str, span: Span | None) -> None:
     status = answer.status
     if status == 429:
         raise UpstreamBusy(f"{url}: busy", _retry_after(answer.headers))
-    if status in {404, 410}:
+    if status in {403, 404, 410}:  # storage of the S3 kind says 403 to what it does not have
         raise NotThere(f"{url}: not there")
     if status >= 500:
         raise UpstreamFailed(f"{url}: status {status}")

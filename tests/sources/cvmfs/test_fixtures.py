@@ -59,7 +59,7 @@ async def test_wrong_whitelists_are_refused(
     """An expired whitelist, and one signed with another master key, give nothing."""
     wrong = (fixtures / "letters" / f"sha1.cvmfs.test.whitelist-{letter}").read_bytes()
     async with reading(fixtures, NAMES[0], open_source) as (server, source):
-        server.mischief = lambda request, body: wrong if request.path.endswith("whitelist") else None
+        server.mischief = lambda request, _: wrong if request.path.endswith("whitelist") else None
         with pytest.raises(RepositoryRefused):
             await read(source, next(iter(blobs)))
 

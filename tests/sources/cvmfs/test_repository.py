@@ -114,17 +114,16 @@ async def test_hits_do_not_wait_for_a_refresh(
         await release.wait()
         return web.Response(status=503)
 
-    async with CvmfsServer(publisher.root) as slow:
-        async with open_source(slow.url) as source:
-            await read(source, ONE)
-            slow.hang = {".cvmfspublished": hang}
-            clock.now += 300
-            assert await read(source, ONE) == ONE
-            await asking.wait()
-            assert await read(source, ONE) == ONE
-            release.set()
-            await settle(source)
-            assert await read(source, ONE) == ONE
+    async with CvmfsServer(publisher.root) as slow, open_source(slow.url) as source:
+        await read(source, ONE)
+        slow.hang = {".cvmfspublished": hang}
+        clock.now += 300
+        assert await read(source, ONE) == ONE
+        await asking.wait()
+        assert await read(source, ONE) == ONE
+        release.set()
+        await settle(source)
+        assert await read(source, ONE) == ONE
 
 
 async def test_roll_backs_are_refused(
@@ -267,7 +266,7 @@ async def test_letters_of_any_length_are_bounded(
 ) -> None:
     """A letter beyond a MiB is not read to its end."""
     publisher.publish()
-    server.mischief = lambda request, body: b"C" * (4 << 20) if request.path == "/.cvmfspublished" else None
+    server.mischief = lambda request, _: b"C" * (4 << 20) if request.path == "/.cvmfspublished" else None
     async with open_source(server.url) as source:
         with pytest.raises(RepositoryRefused, match="more than 1048576 bytes"):
             await read(source, ONE)
@@ -278,16 +277,15 @@ async def test_the_next_server_takes_over(publisher: Publisher, server: CvmfsSer
     publisher.blob(ONE)
     publisher.blob(TWO)
     publisher.publish()
-    async with CvmfsServer(publisher.root) as first:
-        async with open_source(first.url, server.url) as source:
-            first.mischief = lambda request, _: (
-                None if "." in request.path or request.path[-1] in "CX" else web.Response(status=404)
-            )
-            assert await read(source, ONE) == ONE
-            assert source.state().servers == {first.url: True, server.url: True}
-            first.mischief = lambda *_: web.Response(status=503)
-            assert await read(source, TWO) == TWO
-            assert source.state().servers == {first.url: False, server.url: True}
+    async with CvmfsServer(publisher.root) as first, open_source(first.url, server.url) as source:
+        first.mischief = lambda request, _: (
+            None if "." in request.path or request.path[-1] in "CX" else web.Response(status=404)
+        )
+        assert await read(source, ONE) == ONE
+        assert source.state().servers == {first.url: True, server.url: True}
+        first.mischief = lambda *_: web.Response(status=503)
+        assert await read(source, TWO) == TWO
+        assert source.state().servers == {first.url: False, server.url: True}
 
 
 async def test_dead_servers_fail_at_once_afterwards(
