@@ -17,6 +17,7 @@ from registry_proxy.cli.main import app
 from registry_proxy.config import (
     Account,
     Config,
+    CvmfsHttp,
     Forwarding,
     Logging,
     Parent,
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type] = {
     'upstream."HOST"': Upstream,
     'upstream."HOST".timeouts': Timeouts,
     'upstream."HOST".account': Account,
+    "[cvmfs_http]": CvmfsHttp,
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -193,7 +195,7 @@ class TestCompleteFile:
 
     def test_what_is_commented_out_loads_too(self, tmp_path: Path) -> None:
         """Each commented key, uncommented, is accepted (of the account's three ways, one)."""
-        text = re.sub(r"^# (?=(\w+ = |\[upstream))", "", self.FILE.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"^# (?=(\w+ = |\[upstream|\[\[cvmfs_http))", "", self.FILE.read_text(), flags=re.MULTILINE)
         text = re.sub(r"^password(_file)? = .*\n", "", text, flags=re.MULTILINE)
         file = tmp_path / "proxy.toml"
         file.write_text(text)

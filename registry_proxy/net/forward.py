@@ -67,23 +67,23 @@ class ForwardResponse(Response):
         self._clock = clock
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes; raises UpstreamUnreachable if it is cut or comes too slowly. Only waiting for it counts."""
+        """The body as it comes; raises UpstreamUnreachable if it is cut, stops or comes too slowly. Only waiting for it counts."""
         speed = LowSpeed(self._limits.low_speed, self._limits.timeout)
+        speed.is_slow(self.seconds, 0)  # the wait for the headers counts
         while True:
             began = self._clock()
             try:
-                async with asyncio.timeout(speed.left):
+                async with asyncio.timeout(self._limits.timeout):
                     data = await self._response.content.readany()
-            except TimeoutError:
-                data = None
+            except TimeoutError as error:
+                raise self._broken(f"sends nothing for {self._limits.timeout:g} s") from error
             except (aiohttp.ClientError, OSError) as error:
                 raise self._broken(f"broke off: {str(error)[:160] or type(error).__name__}") from error
-            if data == b"":
+            if not data:
                 return
-            if speed.is_slow(speed.left if data is None else self._clock() - began, len(data or b"")):
+            if speed.is_slow(self._clock() - began, len(data)):
                 raise self._broken(f"sends fewer than {self._limits.low_speed:g} bytes per second")
-            if data:
-                yield data
+            yield data
 
     def _broken(self, how: str) -> UpstreamUnreachable:
         self.broke = True

@@ -69,7 +69,7 @@ def forward_error(headers: Mapping[str, str]) -> str | None:
 
 def score(member: str, key: bytes) -> bytes:
     """Rendezvous hashing: the member with the highest score has the key. If one goes, only its keys move."""
-    return blake2b(member.encode(), key=key[:64], digest_size=8).digest()
+    return blake2b(member.encode() + b"\0" + key, digest_size=8).digest()
 
 
 class Chain:
@@ -150,11 +150,6 @@ class LowSpeed:
         self._window = window
         self._waited = 0.0
         self._got = 0
-
-    @property
-    def left(self) -> float:
-        """Seconds until the window ends."""
-        return max(0.0, self._window - self._waited)
 
     def is_slow(self, seconds: float, nbytes: int) -> bool:
         """Note so many bytes that came after so many seconds; True if a window has ended with too few."""

@@ -6,25 +6,27 @@ by its next reader. Chunks are taken one at a time, so that two flights cannot b
 """
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 
 from registry_proxy.errors import ContentCorrupt, StoreTrouble
-from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.base import Chunk, MemoryChunk
 from registry_proxy.tiers.records import Records
 from registry_proxy.tiers.schema import VerifiedBlob
-from registry_proxy.tiers.store import ChunkStore, Room
+from registry_proxy.tiers.store import ChunkStore, Room, StoredChunk
 
 _log = structlog.get_logger()
-_SHA256 = 32
 
 
 class BlobLanding:
-    """Commits the chunks of one blob. ``verified``: the digest of all its bytes has been seen to be right."""
+    """Commits the chunks of one blob. ``verified``: the digest of all its bytes was right, and the hash of each chunk is known."""
 
     def __init__(
         self,
@@ -33,39 +35,43 @@ class BlobLanding:
         store: ChunkStore,
         records: Records,
         metrics: Metrics,
-        verified: VerifiedBlob | None,
+        known: VerifiedBlob | None,
     ) -> None:
         self.digest = digest
         self.grid = grid
-        self.verified = verified is not None
         self._store = store
         self._records = records
         self._metrics = metrics
         self._lock = asyncio.Lock()
         self._hasher = digest.hasher()
         self._hashed = 0  # chunks [0, _hashed) are in the running hash
-        self._use(verified)
+        self._sums: dict[int, bytes] = {}  # sha-256 of the chunks that the running hash has seen, or will see
+        self._known = known if known is not None and (known.size, known.chunk_size) == (grid.size, grid.chunk) else None
 
-    def _use(self, verified: VerifiedBlob | None) -> None:
-        fits = verified is not None and verified.chunk_size == self.grid.chunk and verified.size == self.grid.size
-        self._hashes = verified.chunk_hashes if verified is not None and fits else b""
+    @property
+    def verified(self) -> bool:
+        """True if every chunk can be told right from wrong."""
+        return self._known is not None
 
     async def land(self, index: int, data: bytearray, room: Room | None, origin: str) -> Chunk:
         """Commit one chunk; returns it open. Without room, or where the store fails, it stays in memory only.
 
-        Raises ContentCorrupt (and drops the whole blob, or this one chunk) if the bytes are not those of the digest.
+        Raises ContentCorrupt (and drops the whole blob, or takes not this one chunk) if the bytes are not those of the digest.
         """
         async with self._lock:
-            if not self.verified:
-                await self._follow(index, data)
-                if self._completes(index):
-                    await self._verify(index, data, origin)
-            elif self._hashes:
-                await self._compare(index, data, origin)
+            right = False
+            if self._known is not None:
+                await self._compare(self._known, index, data, origin)
+            else:
+                if index < self._hashed:  # evicted and fetched again: what was hashed may not be what is stored now
+                    self._restart_hash()
+                right = self._completes(index) and await self._verify(index, data, origin)
             chunk = await self._commit(index, data, room)
             try:
-                if self.verified and not self._hashes and self._store.missing(self.digest, self.grid) == 0:
-                    await self._remember()
+                if self._known is None:
+                    await self._sum(index, chunk)
+                if right:
+                    await self._remember(b"".join(self._sums[at] for at in range(self.grid.count)))
             except BaseException:
                 chunk.close()
                 raise
@@ -76,14 +82,13 @@ class BlobLanding:
         async with self._lock:
             if self.verified or self._store.missing(self.digest, self.grid):
                 return
-            if await self._store.hash_blob(self.digest, self.grid) != self.digest:
+            found = await self._store.hash_blob(self.digest, self.grid)
+            hashes = await self._store.chunk_hashes(self.digest, self.grid)
+            if found is None or hashes is None:
+                return  # a chunk was dropped meanwhile: not complete after all
+            if found != self.digest:
                 await self._reject("the store")
-            self.verified = True
-            await self._remember()
-
-    def accept(self) -> None:
-        """A reader has hashed every byte and found it right."""
-        self.verified = True
+            await self._remember(hashes)
 
     async def reject(self) -> None:
         """A reader has hashed every byte and found it wrong; raises ContentCorrupt."""
@@ -92,71 +97,85 @@ class BlobLanding:
 
     def _completes(self, index: int) -> bool:
         """True if nothing but this chunk is missing, in the store or in the running hash."""
-        last = self.grid.count - 1
-        missing = self._store.missing(self.digest, self.grid)
-        return missing - (not self._store.has(self.digest, index)) <= 0 or (index == last and self._hashed > last)
+        missing = self._store.missing(self.digest, self.grid) - (not self._store.has(self.digest, index))
+        return missing <= 0 or index == self._hashed == self.grid.count - 1
 
-    async def _follow(self, index: int, data: bytearray) -> None:
-        """Keep the running hash at the front of a sequential stream; other chunks are hashed when the blob completes."""
-        if index < self._hashed:  # evicted and fetched again: what was hashed may not be what is stored now
+    async def _verify(self, index: int, data: bytearray, origin: str) -> bool:
+        """Hash what the running hash has not seen, this chunk in its place. False if a chunk is gone; raises ContentCorrupt."""
+        while self._hashed < self.grid.count:
+            if self._hashed == index:
+                await self._hash(partial(self._hasher.update, data))
+                continue
+            stored = await self._store.load_chunk(self.digest, self.grid, self._hashed)
+            if stored is None:
+                return False
+            with contextlib.closing(stored):
+                self._sums[self._hashed] = stored.sha256
+                await self._hash(partial(_feed, self._hasher, stored))
+        if self._hasher.hexdigest() != self.digest.hex:
+            await self._reject(origin)
+        self._metrics.verified(right=True)
+        _log.debug("blob.verified", digest=str(self.digest), bytes=self.grid.size)
+        return True
+
+    async def _hash(self, work: Callable[[], None]) -> None:
+        """Take the next chunk into the running hash; starts it anew if that is interrupted."""
+        try:
+            await asyncio.to_thread(work)
+        except BaseException:
             self._restart_hash()
-        if index == self._hashed:
-            await asyncio.to_thread(self._hasher.update, data)
-            self._hashed += 1
+            raise
+        self._hashed += 1
 
     def _restart_hash(self) -> None:
         self._hasher = self.digest.hasher()
         self._hashed = 0
 
-    async def _verify(self, index: int, data: bytearray, origin: str) -> None:
-        """Hash what the running hash has not seen, this chunk in its place; raises ContentCorrupt."""
-        at = self._hashed
-        while at < self.grid.count:
-            if at == index:
-                await asyncio.to_thread(self._hasher.update, data)
-            else:
-                stored = await self._store.load_chunk(self.digest, self.grid, at)
-                if stored is None:  # evicted or dropped since it landed: not complete after all
-                    return
-                try:
-                    await asyncio.to_thread(lambda chunk: self._hasher.update(chunk.read(0, chunk.length)), stored)
-                finally:
-                    stored.close()
-            at += 1
-            self._hashed = at
-        if self._hasher.hexdigest() != self.digest.hex:
-            await self._reject(origin)
-        self.verified = True
-        self._metrics.verified(right=True)
-        _log.debug("blob.verified", digest=str(self.digest), bytes=self.grid.size)
-
-    async def _compare(self, index: int, data: bytearray, origin: str) -> None:
+    async def _compare(self, known: VerifiedBlob, index: int, data: bytearray, origin: str) -> None:
         """Check a refetched chunk of a verified blob against the hash it had then; raises ContentCorrupt."""
-        expected = self._hashes[index * _SHA256 : (index + 1) * _SHA256]
-        if await asyncio.to_thread(lambda: hashlib.sha256(data).digest()) == expected:
+        if await asyncio.to_thread(lambda: hashlib.sha256(data).digest()) == known.chunk_hash(index):
             return
         self._metrics.verified(right=False)
         _log.error("chunk.corrupt", digest=str(self.digest), chunk=index, origin=origin)
         raise ContentCorrupt(f"{origin} sent wrong bytes for chunk {index} of {self.digest}")
 
     async def _commit(self, index: int, data: bytearray, room: Room | None) -> Chunk:
-        if room is not None and self._store.writable:
-            try:
-                return await self._store.put(self.digest, self.grid, index, data, room)
-            except StoreTrouble as error:
-                _log.warning("store.failed", error=str(error))
-        return MemoryChunk(bytes(data))
+        """Store the chunk, in the same hop as it enters the running hash where it is next there."""
+        hasher = self._hasher if self._known is None and index == self._hashed else None
+        if room is None or not self._store.writable:
+            if hasher is not None:
+                await self._hash(partial(hasher.update, data))
+            return MemoryChunk(bytes(data))
+        try:
+            chunk: Chunk = await self._store.put(self.digest, self.grid, index, data, room, hasher=hasher)
+        except StoreTrouble as error:  # the hasher has taken the bytes all the same
+            _log.warning("store.failed", error=str(error))
+            chunk = MemoryChunk(bytes(data))
+        except BaseException:
+            self._restart_hash()
+            raise
+        self._hashed += hasher is not None
+        return chunk
 
-    async def _remember(self) -> None:
-        hashes = await self._store.chunk_hashes(self.digest, self.grid)
-        if hashes is not None:
-            verified = VerifiedBlob(size=self.grid.size, chunk_size=self.grid.chunk, chunk_hashes=hashes)
-            await self._records.verified.put(str(self.digest), verified)
-            self._use(verified)
+    async def _sum(self, index: int, chunk: Chunk) -> None:
+        if isinstance(chunk, StoredChunk):
+            self._sums[index] = chunk.sha256
+        else:
+            self._sums[index] = await asyncio.to_thread(lambda: hashlib.sha256(chunk.read(0, chunk.length)).digest())
+
+    async def _remember(self, hashes: bytes) -> None:
+        self._known = VerifiedBlob(size=self.grid.size, chunk_size=self.grid.chunk, chunk_hashes=hashes)
+        self._sums.clear()
+        await self._records.verified.put(str(self.digest), self._known)
 
     async def _reject(self, origin: str) -> None:
         self._restart_hash()
+        self._sums.clear()
         self._metrics.verified(right=False)
         _log.error("blob.corrupt", digest=str(self.digest), origin=origin, bytes=self.grid.size)
         await self._store.drop(self.digest)
         raise ContentCorrupt(f"what {origin} sent does not hash to {self.digest}; all of it was dropped")
+
+
+def _feed(hasher: Hasher, chunk: Chunk) -> None:
+    hasher.update(chunk.read(0, chunk.length))

@@ -132,7 +132,6 @@ class Reader:
             self._flights.leave(wish)
         if hasher.hexdigest() != landing.digest.hex:
             await landing.reject()
-        landing.accept()
 
     # --- read-ahead --------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,8 @@ def split_md5(path: str) -> tuple[int, int]:
 @cache
 def rsa_key(number: int) -> rsa.RSAPrivateKey:
     """One of several keys, made once per test run."""
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048 + 0 * number)
+    assert number >= 0
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @dataclass
@@ -243,7 +244,7 @@ Hang = Callable[[web.Request], Awaitable["web.StreamResponse | None"]]
 class CvmfsServer:
     """Serves a directory. ``asked``: paths in order.
 
-    ``mischief`` sees each request with the right body and may answer otherwise; ``hang``: by path, what to wait for first.
+    ``mischief`` sees each request with the right body and may answer otherwise; ``hang``: by path, what to wait for first; ``sendfile``: answer without a body in memory.
     """
 
     def __init__(self, root: Path) -> None:
@@ -252,6 +253,7 @@ class CvmfsServer:
         self.headers: list[Mapping[str, str]] = []
         self.mischief: Mischief | None = None
         self.hang: dict[str, Hang] = {}
+        self.sendfile = False
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
         self._server = TestServer(app)
@@ -281,7 +283,7 @@ class CvmfsServer:
         if path in self.hang and (answer := await self.hang[path](request)) is not None:
             return answer
         file = self.root / path
-        if self.mischief is None and file.is_file():
+        if self.sendfile and file.is_file():
             return web.FileResponse(file)
         body = file.read_bytes() if file.is_file() else b""
         if self.mischief is not None:
@@ -295,4 +297,4 @@ class CvmfsServer:
             start, stop = asked.start, min(asked.stop, len(body))
             said = {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"}
             return web.Response(status=206, body=body[start:stop], headers=said)
-        return web.Response(body=body)
+        return web.Response(body=body, headers={"Cache-Control": f"max-age={61 if path.startswith('.') else 259200}"})

@@ -11,7 +11,7 @@ SEED = b"seed"
 
 members = st.sampled_from([f"http://s{number}.example:3128" for number in range(8)] + [DIRECT])
 group_lists = st.lists(st.lists(members, min_size=1, max_size=4, unique=True), min_size=1, max_size=4)
-keys = st.binary(min_size=1, max_size=40)
+keys = st.binary(min_size=1, max_size=100)
 
 
 def chain(text: str, seed: bytes = SEED) -> Chain:
@@ -67,7 +67,10 @@ class TestChoice:
     def test_a_key_is_shared_out(self) -> None:
         """With keys every member gets its share."""
         one = chain(f"{A}|{B}|{C}")
-        got = [one.walk(bytes([key])).next(0.0) for key in range(240)]
+        got = [
+            one.walk(b"a digest of 64 digits, and behind it the number of a chunk of it: %d" % key).next(0.0)
+            for key in range(240)
+        ]
         assert all(50 < got.count(way) < 110 for way in (A, B, C))
 
     @given(st.lists(keys, min_size=20, max_size=60, unique=True), st.integers(0, 4))
@@ -148,7 +151,6 @@ class TestTimes:
         """Fewer bytes than the limit over a window of waiting are too few; a new window begins with each."""
         speed = LowSpeed(limit=100, window=5.0)
         assert not speed.is_slow(4.0, 0)
-        assert speed.left == 1.0
         assert not speed.is_slow(1.0, 500)
         assert speed.is_slow(5.0, 499)
 

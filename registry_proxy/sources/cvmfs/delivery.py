@@ -36,7 +36,7 @@ class CvmfsDelivery:
     """See ``sources.base.Delivery``. Whoever makes it calls ``begin`` first and ``end`` last."""
 
     ranged = True
-    validator: str | None = None
+    proves = False
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class CvmfsDelivery:
         self.span = span
         self.total = found.entry.size
         self.origin = ""
+        self.validator: str | None = None
         self._found = found
         self._urgency = urgency
         self._catalogs = catalogs

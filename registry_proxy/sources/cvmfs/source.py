@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,8 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from registry_proxy.config import CvmfsHttp
 from registry_proxy.errors import BlobUnknown, ConfigInvalid, UpstreamBroken
 from registry_proxy.net.slots import Slots
+from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 from registry_proxy.sources.base import BlobPlace, Urgency
+from registry_proxy.sources.chunk_lists import Shunned
 from registry_proxy.sources.cvmfs import letters
 from registry_proxy.sources.cvmfs.catalog import Entry, Piece
 from registry_proxy.sources.cvmfs.catalogs import Catalogs
@@ -26,8 +29,12 @@ from registry_proxy.sources.cvmfs.servers import Servers
 from registry_proxy.sources.cvmfs.trust import Notary, Shelf
 from registry_proxy.sources.cvmfs.wire import Fetch
 from registry_proxy.sources.cvmfs.workers import Workers
+from registry_proxy.telemetry.metrics import Metrics
 
 _CONNECTIONS = 8
+
+_DOUBT = 600.0
+"""Seconds for which a blob that turned out wrong is not asked for."""
 
 _UNESCAPED = "/:@,+~[]"
 """What the official client leaves as it is in the path of an external file (cvmfs ``download.cc``, ``EscapeUrl``)."""
@@ -42,14 +49,13 @@ class State:
     whitelist_expires: float | None
     trouble: str | None
     servers: dict[str, bool]
-    delivered_bytes: int
 
 
 class CvmfsSource:
-    """See ``sources.base.Source``. Use it with ``async with``.
+    """See ``sources.base.Source``. Use it with ``async with``; entering raises ConfigInvalid for a master key that is none.
 
-    ``directory``: its own, for catalogs, letters and temporary files. ``fetch_external``: HTTP for external files, if it is
-    another than ``fetch``. ``clock``: seconds since the epoch. Entering raises ConfigInvalid for a master key that is none.
+    ``directory``: its own, for catalogs, letters and temporary files. ``may_share``: whether a blob is for everybody; no other
+    is asked for. ``clock``: seconds since the epoch.
     """
 
     def __init__(
@@ -57,7 +63,9 @@ class CvmfsSource:
         settings: CvmfsHttp,
         fetch: Fetch,
         directory: Path,
-        fetch_external: Fetch | None = None,
+        *,
+        may_share: Callable[[BlobPlace], bool],
+        metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = f"cvmfs-http:{settings.repository}"
@@ -66,10 +74,12 @@ class CvmfsSource:
         self._clock = clock
         self._workers = Workers()
         self._native = Servers(settings.servers, fetch, self._workers)
-        self._external = Servers(settings.external, fetch_external or fetch, self._workers)
+        self._external = Servers(settings.external, fetch, self._workers)
         self._catalogs = Catalogs(directory / "catalogs", self._native, self._workers)
         self._objects = Objects(directory, self._workers, Slots(_CONNECTIONS))
-        self._delivered = 0
+        self._may_share = may_share
+        self._metrics = metrics
+        self._doubted: Shunned[Digest] = Shunned()
         self._repository: Repository
 
     async def __aenter__(self) -> Self:
@@ -110,8 +120,11 @@ class CvmfsSource:
             whitelist_expires=trusted.whitelist.expires if trusted else None,
             trouble=str(trouble) if trouble else None,
             servers=self._native.states() | self._external.states(),
-            delivered_bytes=self._delivered,
         )
+
+    def doubt(self, digest: Digest) -> None:
+        """What was put together of this blob, perhaps from here, was wrong: somebody may have published something else as it."""
+        self._doubted.add(digest, _DOUBT)
 
     async def refresh(self) -> None:
         """Look for a new revision now; raises Trouble if none can be believed and none is held."""
@@ -125,6 +138,8 @@ class CvmfsSource:
 
         Raises on entry: BlobUnknown, or Trouble in any form; the delivery's own iteration raises Trouble.
         """
+        if place.digest in self._doubted or not self._may_share(place):
+            raise BlobUnknown(f"{self.name} is not asked for {place.digest}")
         found = await self._repository.find(place.digest)
         self._check(found, place, size)
         total = found.entry.size
@@ -139,7 +154,7 @@ class CvmfsSource:
             objects=self._objects,
             workers=self._workers,
             wanted=self._object,
-            delivered=self._count,
+            delivered=partial(self._metrics.fetched, self.name),
         )
         try:
             await delivery.begin()
@@ -170,9 +185,6 @@ class CvmfsSource:
             part = None if piece is None else span
             return Wanted(self._external, path, digest, len(span), entry.compressed, part)
         return Wanted(self._native, digest.path("" if piece is None else "P"), digest, len(span), entry.compressed)
-
-    def _count(self, n: int) -> None:
-        self._delivered += n
 
     def _prepare(self) -> list[RSAPublicKey]:
         self._catalogs.prepare()

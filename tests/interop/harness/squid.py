@@ -82,12 +82,12 @@ class Squid:
 
 @contextlib.contextmanager
 def squid(directory: Path, name: str = "site", more: str = "") -> Iterator[Squid]:
-    """A Squid; ``more``: lines of configuration of a test's own, before the others."""
+    """A Squid; ``more``: lines of configuration of a test's own, which win over the others."""
     root = directory / f"squid-{name}"
     root.mkdir()
     address = f"127.0.0.1:{free_port()}"
     packaged = PACKAGED.read_text(encoding="utf-8")
-    lines = f"logformat seen %Ss %03>Hs %ru\n{more}\ninclude {LINES}\n"
+    lines = f"logformat seen %Ss %03>Hs %ru\ninclude {LINES}\n{more}\n"
     text = packaged.replace("include /etc/squid/conf.d/*.conf", lines + OWN.format(directory=root, name=name))
     text = text.replace("http_port 3128", f"http_port {address}").replace("/var/spool/squid", str(root))
     (root / "squid.conf").write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 """A source over repositories of the tests' own, and over the two that the official tools have published."""
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
 from registry_proxy.sources.base import BlobPlace, Priority, Urgency
 from registry_proxy.sources.cvmfs.source import CvmfsSource
+from registry_proxy.telemetry.metrics import Metrics
 from tests.fakes.cvmfs import CvmfsServer, Publisher
 
 FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures" / "cvmfs"
@@ -57,8 +59,6 @@ def _no_blocking() -> Iterator[None]:
 @pytest.fixture
 def clock() -> Clock:
     """The source's clock: the whitelists of ``publisher`` are made to fit it where a test cares."""
-    import time
-
     return Clock(time.time())
 
 
@@ -82,14 +82,16 @@ def open_source(tmp_path: Path, publisher: Publisher, clock: Clock) -> Opener:
     """Opens a source on servers; again with the same directory, as after a restart."""
 
     @asynccontextmanager
-    async def opener(*urls: str, **settings: object) -> AsyncIterator[CvmfsSource]:
+    async def opener(*urls: str, share: bool = True, **settings: object) -> AsyncIterator[CvmfsSource]:
         key = publisher.write_key(tmp_path / "master.pub")
         defaults = {"repository": publisher.name, "servers": urls, "keys": (key,)}
         directory = tmp_path / "cvmfs"
         config = CvmfsHttp(**(defaults | settings))  # type: ignore[arg-type]
         async with (
             ForwardProxies(Forwarding(timeout_direct=2)) as ways,  # type: ignore[arg-type]
-            CvmfsSource(config, ways.fetch, directory, clock=clock) as source,
+            CvmfsSource(
+                config, ways.fetch, directory, may_share=lambda _: share, metrics=Metrics(), clock=clock
+            ) as source,
         ):
             yield source
 
