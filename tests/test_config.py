@@ -358,3 +358,71 @@ class TestAddress:
         """What is no address is refused."""
         with pytest.raises((ValueError, BadRequest)):
             Address.parse(text)
+
+
+class TestForwardProxies:
+    """The site's forward proxies, and parents behind them."""
+
+    PARENT = "[parent]\nurls = ['http://parent.example:5000']\n"
+    CVMFS = {
+        **ENVIRON,
+        "CVMFS_HTTP_PROXY": "http://a:3128|http://b:3128;DIRECT",
+        "CVMFS_FALLBACK_PROXY": "http://c:3128",
+    }
+
+    def loaded(self, file: Path, text: str) -> tuple[str, str]:
+        file.write_text(text)
+        settings = load(file, self.CVMFS).forward_proxies
+        return settings.groups, settings.fallback
+
+    def test_those_of_the_cvmfs_client_are_used_where_none_are_named(self, file: Path) -> None:
+        """CVMFS_HTTP_PROXY and CVMFS_FALLBACK_PROXY count where something goes through forward proxies and none are named."""
+        assert self.loaded(file, self.PARENT) == (self.CVMFS["CVMFS_HTTP_PROXY"], "http://c:3128")
+        assert self.loaded(file, "") == ("DIRECT", "")
+        assert self.loaded(file, self.PARENT + "[forward_proxies]\ngroups = 'DIRECT'") == ("DIRECT", "")
+
+    def test_an_unusable_list_of_the_environment_matters_only_if_it_is_used(self, file: Path) -> None:
+        """A PAC file is refused by name, but not where nothing goes through forward proxies."""
+        environ = {**ENVIRON, "CVMFS_HTTP_PROXY": "auto;DIRECT"}
+        assert load(None, environ) == load(None, ENVIRON)
+        file.write_text(self.PARENT)
+        with pytest.raises(ConfigInvalid, match="CVMFS_HTTP_PROXY: auto"):
+            load(file, environ)
+
+    def test_flags(self, file: Path) -> None:
+        """--parent and --forward-proxies win over the file and the environment."""
+        file.write_text(self.PARENT)
+        flags = Flags(parents=("http://other.example:5000/",), forward_proxies="http://squid:3128")
+        config = load(file, self.CVMFS, flags)
+        assert config.parent.urls == ("http://other.example:5000",)
+        assert (config.forward_proxies.groups, config.forward_proxies.fallback) == ("http://squid:3128", "")
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            (Flags(parents=("parent.example",)), "--parent: not an http"),
+            (Flags(forward_proxies="http://squid"), "--forward-proxies: http://squid: name the port"),
+        ],
+    )
+    def test_wrong_flags(self, flags: Flags, line: str) -> None:
+        """A mistake names its flag."""
+        with pytest.raises(ConfigInvalid, match=line):
+            load(None, ENVIRON, flags)
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("[parent]\nurls = ['ftp://x']", "parent.urls[0]: not an http"),
+            ("[parent]\nconnections = 0", "parent.connections: more than 0"),
+            ("[forward_proxies]\ngroups = ''", "forward_proxies.groups: names no forward proxy"),
+            ("[forward_proxies]\nfallback = 'auto'", "forward_proxies.groups: auto"),
+            ("[forward_proxies]\ntimeout = 0", "forward_proxies.timeout: more than 0"),
+            (
+                "[upstream.'a.example']\nforward_proxy = 'http://squid:3128;auto'",
+                'upstream."a.example".forward_proxy: auto',
+            ),
+        ],
+    )
+    def test_mistakes_in_the_file(self, text: str, line: str, file: Path) -> None:
+        """A mistake names its key."""
+        assert complaint(file, text).startswith(line)

@@ -20,6 +20,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+
 from registry_proxy.errors import BlobUnknown, NotSoon, RegistryProxyError, Trouble, UpstreamBroken, UpstreamFailed
 from registry_proxy.net.forward import Fetched, ForwardProxies
 from registry_proxy.net.hops import via
@@ -32,6 +34,8 @@ from registry_proxy.plan.refusals import parse_retry_after
 from registry_proxy.sources.base import BlobPlace, Urgency
 from registry_proxy.sources.chunk_lists import ChunkLists, Shunned
 from registry_proxy.telemetry.metrics import Metrics
+
+_log = structlog.get_logger()
 
 _PARALLEL = 4
 """Chunks of one run asked for at a time."""
@@ -115,6 +119,8 @@ class ParentSource:
                 return answer.body
             if answer.status != 429:
                 self._shunned.add(place.digest, _SHUN)
+                said = answer.body[:160].decode(errors="replace")  # another chunk size, say
+                _log.info("parent.has_not", digest=str(place.digest), chunk=index, said=said)
                 raise BlobUnknown(f"{self.name}: no chunk {index} of {place.digest} for everybody")
             wait = parse_retry_after(answer.headers.get("Retry-After"), datetime.now(UTC)) or 1.0
             wait *= 1 + random.random() / 4  # those who were told so together shall not come back together

@@ -27,7 +27,7 @@ def _subclasses(kind: type[RegistryProxyError]) -> set[type[RegistryProxyError]]
 def test_every_failure_has_an_answer() -> None:
     """Each class of the taxonomy has its own row in the table that answers clients."""
     missing = _subclasses(RegistryProxyError) - {RegistryProxyError} - ANSWERS.keys()
-    assert not {kind for kind in missing if kind.__module__.startswith("registry_proxy")}
+    assert not {kind for kind in missing if not kind.__module__.startswith("registry_proxy.cli")}  # those are for terminals
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE", "OPTIONS"])
