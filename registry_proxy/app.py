@@ -3,10 +3,11 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from registry_proxy import __version__
@@ -20,7 +21,9 @@ from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.discovery import Discovery
 from registry_proxy.pull.manifests import Manifests
 from registry_proxy.pull.public import PublicChunks
+from registry_proxy.sources.base import BlobPlace, Source
 from registry_proxy.sources.chunk_lists import ChunkLists
+from registry_proxy.sources.cvmfs.source import CvmfsSource
 from registry_proxy.sources.parent import ParentSource
 from registry_proxy.sources.rangeless import DayMemory
 from registry_proxy.sources.registry import Registry
@@ -68,12 +71,9 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
         proofs = Proofs(registries, records, config.policy)
         identity = new_identity()
-        parents = (
-            [await _parent(config, stack, identity, store.chunk_size, registries, metrics)]
-            if config.parent.urls
-            else []
-        )
-        blobs = Blobs(proofs, store, records, (*parents, source), config.upstreams, config.policy, metrics)
+        shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
+        sources = _in_order(config.policy.sources, (*shared, source))
+        blobs = Blobs(proofs, store, records, sources, config.upstreams, config.policy, metrics)
         stack.push_async_callback(blobs.close)
         metrics.watch_store(store.stats)
         public = PublicChunks(blobs, proofs, records, store.chunk_size)
@@ -95,27 +95,48 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         yield instance
 
 
-async def _parent(
+async def _shared_sources(
     config: Config,
     stack: AsyncExitStack,
     identity: str,
     chunk_size: int,
     registries: Mapping[SourceHost, Registry],
     metrics: Metrics,
-) -> ParentSource:
-    ways = await stack.enter_async_context(ForwardProxies(config.forward_proxies))
-    straight = await stack.enter_async_context(ForwardProxies(Forwarding()))
-    return ParentSource(
-        config.parent.urls,
-        ways,
-        ChunkLists(config.parent.urls, straight, identity),
-        chunk_size=chunk_size,
-        patience=config.policy.patience,
-        connections=config.parent.connections,
-        identity=identity,
-        may_share=lambda place: registries[place.upstream].anonymous(place.repository),
-        metrics=metrics,
-    )
+) -> list[Source]:
+    """The sources that others use as well: only what anybody may have is asked of them."""
+
+    def may_share(place: BlobPlace) -> bool:
+        return registries[place.upstream].anonymous(place.repository)
+
+    async def ways(settings: Forwarding) -> ForwardProxies:
+        return await stack.enter_async_context(ForwardProxies(settings))
+
+    sources: list[Source] = []
+    if config.parent.urls:
+        parent = ParentSource(
+            config.parent.urls,
+            await ways(config.forward_proxies),
+            ChunkLists(config.parent.urls, await ways(Forwarding()), identity),
+            chunk_size=chunk_size,
+            patience=config.policy.patience,
+            connections=config.parent.connections,
+            identity=identity,
+            may_share=may_share,
+            metrics=metrics,
+        )
+        sources.append(parent)
+    for settings in config.cvmfs_http:
+        groups = settings.forward_proxies or config.forward_proxies.groups
+        fetch = (await ways(msgspec.structs.replace(config.forward_proxies, groups=groups))).fetch
+        directory = config.store.path / "cvmfs" / settings.repository
+        cvmfs = CvmfsSource(settings, fetch, directory, may_share=may_share, metrics=metrics)
+        sources.append(await stack.enter_async_context(cvmfs))
+    return sources
+
+
+def _in_order(names: Sequence[str], sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources in the configured order of their kinds (``cvmfs-http:<repository>`` is of the kind ``cvmfs-http``)."""
+    return tuple(source for name in names for source in sources if source.name.partition(":")[0] == name)
 
 
 async def serve(config: Config, *, ready: Callable[[list[str]], None] | None = None) -> None:

@@ -104,7 +104,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``tag_fresh``: how long a tag is served without asking. ``slow``: how long a revalidation may take before the stale
     manifest is served. ``patience``: how far away, in time, a span may be before the client gets 503. ``sibling_budget``:
     bytes of sibling layers started eagerly per image. ``orphan_budget``: bytes that range-less flights without waiters may
-    still fetch.
+    still fetch. ``sources``: the kinds of sources that are configured, in the order in which they are asked.
     """
 
     tag_fresh: Seconds = Seconds(60)
@@ -115,6 +115,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_ahead: Size = Size(8 * MIB)
     sibling_budget: Size = Size(16 << 30)
     orphan_budget: Size = Size(64 << 30)
+    sources: tuple[Literal["parent", "cvmfs-http", "upstream"], ...] = ("parent", "cvmfs-http", "upstream")
 
 
 class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
