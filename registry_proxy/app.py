@@ -30,7 +30,9 @@ from registry_proxy.sources.registry import Registry
 from registry_proxy.sources.upstream import UpstreamSource
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.tiers.mounted import MountedTier
 from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.stack import Stack
 from registry_proxy.tiers.store import ChunkStore, open_store
 from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.server import Face
@@ -47,6 +49,7 @@ class Instance:
     records: Records
     registries: dict[SourceHost, Registry]
     source: UpstreamSource
+    tiers: Stack
     metrics: Metrics
     manifests: Manifests
     discovery: Discovery
@@ -73,7 +76,9 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         identity = new_identity()
         shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
         sources = _in_order(config.policy.sources, (*shared, source))
-        blobs = Blobs(proofs, store, records, sources, config.upstreams, config.policy, metrics)
+        tiers = Stack(_mounted(config, store.chunk_size, metrics))
+        stack.push_async_callback(tiers.close)
+        blobs = Blobs(proofs, store, records, sources, config.upstreams, config.policy, metrics, tiers)
         stack.push_async_callback(blobs.close)
         metrics.watch_store(store.stats)
         public = PublicChunks(blobs, proofs, records, store.chunk_size)
@@ -91,8 +96,17 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
             stats=lambda: _stats(instance),
             ready=lambda: None,
         )
-        instance = Instance(config, store, records, registries, source, metrics, manifests, discovery, blobs, face)
+        instance = Instance(
+            config, store, records, registries, source, tiers, metrics, manifests, discovery, blobs, face
+        )
         yield instance
+
+
+def _mounted(config: Config, chunk_size: int, metrics: Metrics) -> list[MountedTier]:
+    return [
+        MountedTier(f"cvmfs:{mount.path.name}", mount.path, mount.time_limit, chunk_size, metrics)
+        for mount in config.cvmfs
+    ]
 
 
 async def _shared_sources(
@@ -170,6 +184,7 @@ def _stats(instance: Instance) -> dict[str, object]:
     return {
         "version": __version__,
         "store": instance.store.stats(),
+        "tiers": instance.tiers.stats(),
         "upstreams": {
             str(name): {"rangeless": instance.source.rangeless(name), "rate_limit": registry.rate_limit}
             for name, registry in instance.registries.items()

@@ -25,6 +25,7 @@ from registry_proxy.config import (
     Server,
     Store,
     Timeouts,
+    Tls,
     Upstream,
     load,
 )
@@ -35,6 +36,7 @@ ENVIRON = {"XDG_CACHE_HOME": "/cache"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS: dict[str, type] = {
     "server": Server,
+    "server.tls": Tls,
     "store": Store,
     "policy": Policy,
     "parent": Parent,
@@ -195,7 +197,7 @@ class TestCompleteFile:
 
     def test_what_is_commented_out_loads_too(self, tmp_path: Path) -> None:
         """Each commented key, uncommented, is accepted (of the account's three ways, one)."""
-        text = re.sub(r"^# (?=(\w+ = |\[upstream|\[\[cvmfs_http))", "", self.FILE.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"^# (?=(\w+ = |\[server|\[upstream|\[\[cvmfs_http))", "", self.FILE.read_text(), flags=re.MULTILINE)
         text = re.sub(r"^password(_file)? = .*\n", "", text, flags=re.MULTILINE)
         file = tmp_path / "proxy.toml"
         file.write_text(text)
@@ -209,7 +211,11 @@ class TestCompleteFile:
             kind for hint in get_type_hints(Config).values() for kind in (hint, *get_args(hint)) if is_struct(kind)
         }
         nested = {
-            kind for hint in get_type_hints(Upstream).values() for kind in (hint, *get_args(hint)) if is_struct(kind)
+            kind
+            for section in (Server, Upstream)
+            for hint in get_type_hints(section).values()
+            for kind in (hint, *get_args(hint))
+            if is_struct(kind)
         }
         assert structs | nested == set(SECTIONS.values())
 

@@ -52,6 +52,10 @@ class Proofs:
             raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")
         await self._asking.do(place, lambda: self._ask(place))
 
+    async def may_share(self, place: BlobPlace) -> bool:
+        """True if this blob may come from what is shared with others: its repository is pulled anonymously, or it is public."""
+        return self._anonymous(place) or await self._records.public.get(str(place.digest)) is not None
+
     async def _ask(self, place: BlobPlace) -> int:
         size = await self._registries[place.upstream].head_blob(place.repository, place.digest)
         await self.proved(place, size)

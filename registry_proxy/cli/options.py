@@ -56,6 +56,15 @@ ForwardProxies = Annotated[
         help="Squids on the way to parents: 'http://a:3128|http://b:3128;DIRECT' as in CVMFS_HTTP_PROXY, which is the default.",
     ),
 ]
+Cvmfs = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        name="--cvmfs",
+        negative="",
+        show_default=False,
+        help="Mount point of a CVMFS repository with published blobs, to be read before anything is fetched; may be repeated.",
+    ),
+]
 Server = Annotated[
     str | None, Parameter(name="--server", help="URL of a running instance; default: the first address it listens on.")
 ]
@@ -76,10 +85,13 @@ class Setup:
     upstream: Upstreams = ()
     parent: Parents = ()
     forward_proxies: ForwardProxies = None
+    cvmfs: Cvmfs = ()
 
     def load(self) -> Config:
         """The configuration; raises ConfigInvalid."""
-        flags = Flags(self.listen, self.store, self.store_limit, self.upstream, self.parent, self.forward_proxies)
+        flags = Flags(
+            self.listen, self.store, self.store_limit, self.upstream, self.parent, self.forward_proxies, self.cvmfs
+        )
         return load(self.config, os.environ, flags)
 
 

@@ -39,6 +39,8 @@ def rows(figures: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
             yield from rows(value, f"{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            yield from rows({str(number): item for number, item in enumerate(value)}, f"{key}.")
         elif isinstance(value, list):
             yield key, ", ".join(str(item) for item in value) or "none"
         else:

@@ -138,7 +138,7 @@ async def _stoppable(instance: Instance, work: Callable[[Instance], T]) -> T:
 def alone(config: Config) -> Config:
     """The configuration with one listener only, on a free loopback port, and no log line for what goes well."""
     unheard = {host: msgspec.structs.replace(upstream, listen=()) for host, upstream in config.upstreams.items()}
-    listener = msgspec.structs.replace(config.server, listen=("127.0.0.1:0",), drain=Seconds(0))
+    listener = msgspec.structs.replace(config.server, listen=("127.0.0.1:0",), drain=Seconds(0), tls=None)
     log = msgspec.structs.replace(config.log, level="warning")
     return msgspec.structs.replace(config, upstreams=unheard, server=listener, log=log)
 

@@ -4,6 +4,7 @@ from registry_proxy.config.loader import Flags, load
 from registry_proxy.config.values import (
     Account,
     Config,
+    Cvmfs,
     CvmfsHttp,
     Forwarding,
     Logging,
@@ -12,12 +13,14 @@ from registry_proxy.config.values import (
     Server,
     Store,
     Timeouts,
+    Tls,
     Upstream,
 )
 
 __all__ = [
     "Account",
     "Config",
+    "Cvmfs",
     "CvmfsHttp",
     "Flags",
     "Forwarding",
@@ -27,6 +30,7 @@ __all__ = [
     "Server",
     "Store",
     "Timeouts",
+    "Tls",
     "Upstream",
     "load",
 ]

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -15,7 +15,18 @@ from registry_proxy.config import defaults
 from registry_proxy.config.address import Address
 from registry_proxy.config.rules import check_registry_url, problems
 from registry_proxy.config.units import Seconds, Size, parse_duration, parse_share, parse_size
-from registry_proxy.config.values import Config, CvmfsHttp, Forwarding, Logging, Parent, Policy, Server, Store, Upstream
+from registry_proxy.config.values import (
+    Config,
+    Cvmfs,
+    CvmfsHttp,
+    Forwarding,
+    Logging,
+    Parent,
+    Policy,
+    Server,
+    Store,
+    Upstream,
+)
 from registry_proxy.errors import BadRequest, ConfigInvalid
 from registry_proxy.oci.names import SourceHost, source_host
 from registry_proxy.plan import forward_proxies
@@ -23,7 +34,18 @@ from registry_proxy.plan import forward_proxies
 Table = dict[str, Any]
 T = TypeVar("T")
 
-_TOP = {"server", "store", "policy", "parent", "forward_proxies", "log", "upstream", "default_upstreams", "cvmfs_http"}
+_TOP = {
+    "server",
+    "store",
+    "policy",
+    "parent",
+    "forward_proxies",
+    "log",
+    "upstream",
+    "default_upstreams",
+    "cvmfs",
+    "cvmfs_http",
+}
 _AT = re.compile(r" - at `\$([^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`\Z")
 
@@ -38,6 +60,7 @@ class Flags:
     upstreams: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     forward_proxies: str | None = None
+    cvmfs: tuple[Path, ...] = ()
 
 
 def load(path: Path | None, environ: Mapping[str, str], flags: Flags = Flags()) -> Config:
@@ -83,6 +106,8 @@ def _apply(flags: Flags, table: Table) -> None:
         _section(table, "store")["limit"] = flags.store_limit
     if flags.parents:
         _section(table, "parent")["urls"] = [_flag("--parent", check_registry_url, url) for url in flags.parents]
+    if flags.cvmfs:
+        table["cvmfs"] = [{"path": str(path.absolute())} for path in flags.cvmfs]
     if flags.forward_proxies is not None:
         _flag("--forward-proxies", forward_proxies.parse, flags.forward_proxies)
         _section(table, "forward_proxies")["groups"] = flags.forward_proxies
@@ -138,7 +163,8 @@ def _convert(table: Table, base: Path, environ: Mapping[str, str]) -> Config:
         parent=_struct(Parent, table.get("parent", {}), "parent", base),
         forward_proxies=_struct(Forwarding, table.get("forward_proxies", {}), "forward_proxies", base),
         log=_struct(Logging, table.get("log", {}), "log", base),
-        cvmfs_http=_cvmfs_http(table.get("cvmfs_http", []), base),
+        cvmfs=_tables(Cvmfs, table.get("cvmfs", []), "cvmfs", base),
+        cvmfs_http=_tables(CvmfsHttp, table.get("cvmfs_http", []), "cvmfs_http", base),
     )
     for key, problem in problems(config):
         raise ConfigInvalid(f"{key}: {problem}")
@@ -183,10 +209,10 @@ def _upstream(host: SourceHost, table: object, base: Path) -> Upstream:
     return msgspec.structs.replace(upstream, urls=tuple(url.rstrip("/") for url in upstream.urls))
 
 
-def _cvmfs_http(tables: object, base: Path) -> tuple[CvmfsHttp, ...]:
+def _tables(kind: type[T], tables: object, key: str, base: Path) -> tuple[T, ...]:
     if not isinstance(tables, list):
-        raise ConfigInvalid("cvmfs_http: expected tables under [[cvmfs_http]]")
-    return tuple(_struct(CvmfsHttp, table, f"cvmfs_http[{number}]", base) for number, table in enumerate(tables))
+        raise ConfigInvalid(f"{key}: expected tables under [[{key}]]")
+    return tuple(_struct(kind, table, f"{key}[{number}]", base) for number, table in enumerate(tables))
 
 
 def _struct(kind: type[T], table: object, key: str, base: Path) -> T:
@@ -231,13 +257,26 @@ def _explain(message: str, kind: type, key: str) -> str:
     problem = _AT.sub("", message)
     where = key + path
     unknown = _UNKNOWN.match(problem)
-    fields = get_type_hints(kind)
     if unknown:
-        return _unknown(where + ".", unknown[1], set(fields) if not path else set())
+        return _unknown(where + ".", unknown[1], set(_fields(kind, path)))
     if problem.startswith("Invalid enum value"):
-        problem = "one of " + ", ".join(get_args(fields[path.lstrip(".")]))
+        section, _, name = path.rpartition(".")
+        problem = "one of " + ", ".join(_choices(_fields(kind, section)[name.partition("[")[0]]))
     problem = problem.replace("`", "").replace("object", "a table")
     return f"{where}: {problem[0].lower()}{problem[1:]}"
+
+
+def _fields(kind: type, path: str) -> dict[str, Any]:
+    """The keys of a section, or of the one at ``path`` within it (``.tls``), and their types."""
+    for name in path.split(".")[1:]:
+        hint = get_type_hints(kind)[name]
+        kind = next(part for part in (hint, *get_args(hint)) if isinstance(part, type))
+    return get_type_hints(kind)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """What a ``Literal``, or each item of a tuple of them, may be."""
+    return get_args(hint) if get_origin(hint) is Literal else get_args(get_args(hint)[0])
 
 
 def _unknown(prefix: str, key: str, known: set[str]) -> str:

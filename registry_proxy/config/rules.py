@@ -8,6 +8,7 @@ from registry_proxy.config.address import Address
 from registry_proxy.config.values import (
     Account,
     Config,
+    Cvmfs,
     CvmfsHttp,
     Forwarding,
     Parent,
@@ -38,6 +39,8 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _below("forward_proxies", _forwarding(config.forward_proxies))
     for host, upstream in config.upstreams.items():
         yield from _below(f'upstream."{host}"', _upstream(upstream, config.server))
+    for number, mount in enumerate(config.cvmfs):
+        yield from _below(f"cvmfs[{number}]", _cvmfs(mount))
     for number, repository in enumerate(config.cvmfs_http):
         yield from _below(f"cvmfs_http[{number}]", _cvmfs_http(repository))
     yield from _listeners(config)
@@ -67,8 +70,11 @@ def _server(server: Server) -> Iterator[Problem]:
     if not server.listen:
         yield "listen", "at least one address"
     yield from _addresses(server.listen)
-    yield from _positive(server, "header_timeout", "idle_timeout", "max_ranges")
-    yield from _not_negative(server, "drain")
+    yield from _positive(server, "header_timeout", "idle_timeout", "max_ranges", "connections", "connections_per_client")
+    yield from _positive(server, "requests_per_client", "bodies")
+    yield from _not_negative(server, "drain", "queue")
+    if not 4 << 10 <= server.max_url < server.max_header <= 1 << 20:
+        yield "max_header", "between 4KiB and 1MiB, and more than max_url, which is at least 4KiB"
 
 
 def _store(store: Store) -> Iterator[Problem]:
@@ -154,6 +160,10 @@ def _exposure(upstream: Upstream, server: Server) -> Iterator[Problem]:
                 f"name the repositories that the account may serve: {address} is open to other machines",
             )
             return
+
+
+def _cvmfs(settings: Cvmfs) -> Iterator[Problem]:
+    yield from _positive(settings, "time_limit")
 
 
 def _cvmfs_http(settings: CvmfsHttp) -> Iterator[Problem]:

@@ -79,14 +79,36 @@ class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: int = 16
 
 
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS on the listeners (PEM files). ``certificate``: with its chain; ``client_ca``: who must have signed a client's certificate."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The listener. ``drain``: how long running bodies may finish after SIGTERM."""
+    """The listeners and their limits. ``drain``: how long running bodies may finish after SIGTERM.
+
+    ``max_url``, ``max_header``: bytes of a request's URL, and of one header. ``connections``: open at the same time, all together
+    and per client address; ``requests_per_client``: per second; ``bodies``: answers with content at the same time; ``queue``:
+    requests that may wait, for the rate (per client) and for a body (all together).
+    """
 
     listen: tuple[str, ...] = ("127.0.0.1:5000",)
     header_timeout: Seconds = Seconds(30)
     idle_timeout: Seconds = Seconds(75)
     max_ranges: int = 1024
+    max_url: Size = Size(16 << 10)
+    max_header: Size = Size(64 << 10)
+    connections: int = 16384
+    connections_per_client: int = 4096
+    requests_per_client: int = 5000
+    bodies: int = 8192
+    queue: int = 2048
     drain: Seconds = Seconds(20)
+    tls: Tls | None = None
 
 
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,6 +147,13 @@ class Logging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["auto", "json", "text"] = "auto"
 
 
+class Cvmfs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mounted CVMFS repository, or any directory with blobs in that form. ``time_limit``: for each call on its file system."""
+
+    path: Path
+    time_limit: Seconds = Seconds(5)
+
+
 class CvmfsHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A CVMFS repository read over HTTP.
 
@@ -151,4 +180,5 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: Parent = Parent()
     forward_proxies: Forwarding = Forwarding()
     log: Logging = Logging()
+    cvmfs: tuple[Cvmfs, ...] = ()
     cvmfs_http: tuple[CvmfsHttp, ...] = ()

@@ -24,6 +24,7 @@ from registry_proxy.pull.reader import Reader
 from registry_proxy.sources.base import BlobPlace, Source
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.stack import NO_TIERS, Stack, TierBlob
 from registry_proxy.tiers.store import ChunkStore
 
 _log = structlog.get_logger()
@@ -44,6 +45,9 @@ class Doorkeeper(Protocol):
 
     async def proved(self, place: BlobPlace, size: int) -> None:
         """The repository itself has just begun to send this blob."""
+
+    async def may_share(self, place: BlobPlace) -> bool:
+        """True if this blob may come from what is shared with others: private content never does."""
 
 
 class OpenBlob:
@@ -86,8 +90,10 @@ class Blobs:
         upstreams: Mapping[SourceHost, Upstream],
         policy: Policy,
         metrics: Metrics,
+        tiers: Stack = NO_TIERS,
     ) -> None:
         self._doorkeeper = doorkeeper
+        self._tiers = tiers
         self._store = store
         self._records = records
         self._upstreams = upstreams
@@ -104,6 +110,7 @@ class Blobs:
             metrics=metrics,
             orphans=Orphans(policy.orphan_budget),
             flying=set(),
+            aside=self._aside if tiers else None,
             delivered=lambda place, size: self._later(self._proved(place, size)),
             learned_rangeless=lambda place: self._later(self._start_siblings(place)),
         )
@@ -162,6 +169,9 @@ class Blobs:
             flights = BlobFlights(place, grid, landing, self._heart)
             self._flights[place.digest, size] = flights
         return flights
+
+    async def _aside(self, place: BlobPlace, size: int) -> TierBlob | None:
+        return await self._tiers.find(place.digest, size) if await self._doorkeeper.may_share(place) else None
 
     async def _proved(self, place: BlobPlace, size: int) -> None:
         await self._doorkeeper.proved(place, size)

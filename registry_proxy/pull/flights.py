@@ -7,8 +7,7 @@ asks. Everything between two awaits is atomic, so there are no locks.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -24,6 +23,7 @@ from registry_proxy.pull.wish import Wish
 from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Source, Urgency
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.base import Chunk, MemoryChunk
+from registry_proxy.tiers.stack import TierBlob
 from registry_proxy.tiers.store import ChunkStore, Room
 
 _log = structlog.get_logger()
@@ -33,6 +33,9 @@ _PARALLEL = 4
 
 _STALL = 120.0
 """Seconds a reader waits for one chunk at the most, whatever its flight estimates."""
+
+_LOSSES = 8
+"""Times that a reader waits again for a chunk that landed and was gone before it could be opened."""
 
 _LINGER = 2.0
 """Seconds that the read-ahead of a sequential reader stays wanted between two of its requests."""
@@ -54,6 +57,7 @@ class Heart:
     metrics: Metrics
     orphans: Orphans
     flying: set["BlobFlights"]  # keeps those with running flights alive
+    aside: Callable[[BlobPlace, int], Awaitable[TierBlob | None]] | None
     delivered: Callable[[BlobPlace, int], None]
     learned_rangeless: Callable[[BlobPlace], None]
 
@@ -122,15 +126,23 @@ class BlobFlights:
         """The chunk, open, if that takes no waiting."""
         return self._held.get(index) or self._heart.store.open_chunk(self.place.digest, self.grid, index)
 
+    async def aside(self, chunks: Sequence[int]) -> TierBlob | None:
+        """The blob in a tier beside the store, if there are tiers and one of these chunks is not in the store."""
+        look = self._heart.aside
+        if look is None or all(self._heart.store.has(self.place.digest, index) for index in chunks):
+            return None
+        return await look(self.place, self.grid.size)
+
     async def chunk(self, index: int, wish: Wish) -> tuple[Chunk, str]:
         """An open chunk and the tier or source it came from; waits for its flight. Raises Trouble, NoRoom."""
-        while True:
+        for _ in range(_LOSSES):
             here = self._held.get(index) or await self._heart.store.load_chunk(self.place.digest, self.grid, index)
             if here is not None:
                 return here, "store"
             landed = await self._landed(index, wish)
             if landed is not None:
                 return landed, "upstream"
+        raise Trouble(f"chunk {index} of {self.place.digest} was fetched and lost again, {_LOSSES} times")
 
     async def _landed(self, index: int, wish: Wish) -> Chunk | None:
         """Wait until a flight has landed the chunk; None if it is to be looked for again."""
@@ -152,11 +164,7 @@ class BlobFlights:
                     chunk.close()
             raise
         finally:
-            waiting = self._waiters[index]
-            with suppress(ValueError):
-                waiting.remove(future)
-            if not waiting:
-                del self._waiters[index]
+            self._forget(index, future)
 
     def check_patience(self, index: int, wish: Wish) -> None:
         """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting,
@@ -201,7 +209,7 @@ class BlobFlights:
         return wish.next_run(self._absent, run_chunks(self._rate, self.grid.chunk))
 
     def _absent(self, index: int) -> bool:
-        return not (self._heart.store.has(self.place.digest, index) or index in self._held or self._coming(index))
+        return self.needs(index) and not self._coming(index)
 
     def _coming(self, index: int) -> bool:
         return any(flight.covers(index) for flight in self._flights)
@@ -279,8 +287,8 @@ class BlobFlights:
         return True
 
     def needs(self, index: int) -> bool:
-        """True unless the chunk is stored or held already."""
-        return not (self._heart.store.has(self.place.digest, index) or index in self._held)
+        """True unless the chunk is stored or held. Who waits for a chunk has looked: beliefs of the store do not count then."""
+        return index in self._waiters or not (index in self._held or self._heart.store.has(self.place.digest, index))
 
     async def land(self, flight: Flight, index: int, data: bytearray) -> None:
         """Commit a chunk, wake its waiters, plan on. Raises ContentCorrupt."""
@@ -339,10 +347,18 @@ class BlobFlights:
             del self._held[index]
             self._taken.set()
 
+    def _forget(self, index: int, future: asyncio.Future[Chunk | None]) -> None:
+        """A reader waits no longer; those who were woken are forgotten already."""
+        waiting = self._waiters.get(index, [])
+        if future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiters[index]
+
     def _wake(self, index: int, chunk: Chunk | None = None) -> None:
         """Wake everybody who waits for a chunk: the first gets the open one, the others look for it in the store."""
         shared = isinstance(chunk, MemoryChunk)
-        for future in self._waiters.get(index, ()):
+        for future in self._waiters.pop(index, ()):
             if not future.done():
                 future.set_result(chunk)
                 chunk = chunk if shared else None
@@ -350,7 +366,7 @@ class BlobFlights:
             chunk.close()
 
     def _fail(self, index: int, trouble: RegistryProxyError) -> None:
-        for future in self._waiters.get(index, ()):
+        for future in self._waiters.pop(index, ()):
             if not future.done():
                 future.set_exception(trouble)
                 future.exception()  # a reader that left in the meantime does not make it an unretrieved one

@@ -5,13 +5,15 @@ from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self
 
-from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.plan.chunks import Grid, Slice, Span
 from registry_proxy.plan.ranges import Part
 from registry_proxy.plan.readahead import ahead
+from registry_proxy.pull.assay import Assay
 from registry_proxy.pull.flights import BlobFlights
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.pull.wish import Wish
-from registry_proxy.tiers.base import Chunk
+from registry_proxy.tiers.base import Chunk, MemoryChunk
+from registry_proxy.tiers.stack import TierBlob, TierFailed
 
 _GRACE = 1.0
 """Seconds that a read waits for its first byte before headers are sent all the same: what fails that early becomes a status
@@ -29,6 +31,8 @@ class Reader:
         self._wish = Wish(_chunks(grid, parts), partial=_partial(grid, parts))
         self._last_use = _last_uses(grid, parts)
         self._last: tuple[int, Chunk, str] | None = None
+        self._aside: TierBlob | None = None
+        self._joined = False
         self._line = 0
 
     async def __aenter__(self) -> Self:
@@ -37,9 +41,12 @@ class Reader:
             return self
         if len(self._parts) == 1:
             self._follow(self._parts[0])
-        flights.join(self._wish)
         try:
-            await self._first(grid.touched(self._parts[0].span)[0])
+            self._aside = await flights.aside(self._wish.chunks)
+            if self._aside is None:
+                first = grid.touched(self._parts[0].span)[0]
+                self._join(first)
+                await self._first(first)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -49,7 +56,9 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
-        if self._wish.chunks:
+        if self._aside is not None:
+            self._aside.close()
+        if self._joined:
             self._flights.leave(self._wish)
             self._linger()
 
@@ -60,23 +69,55 @@ class Reader:
         right (docs/architecture.md, I4).
         """
         asked, grid = self._parts[part], self._flights.grid
+        whole = len(asked.span) == grid.size
+        assay = self._assay() if whole else None
         for piece in grid.slices(asked.span):
-            if asked.open_ended:
+            if asked.open_ended and self._joined:
                 self._widen(piece.index)
-            chunk, tier = await self._chunk(piece.index)
+            found = await self._piece(piece)
+            if assay is not None:
+                await assay.take(found)
             if piece.index * grid.chunk + piece.stop == asked.span.stop:
-                await self._settle(whole=len(asked.span) == grid.size)
-            yield Piece(chunk, piece.start, piece.stop, tier)
+                await (self._settle(whole=whole) if assay is None else assay.settle())
+            yield found
             if len(self._parts) == 1:
                 self._flights.advance(self._wish, piece.index)
             elif self._last_use[piece.index] == part:
                 self._flights.finish(self._wish, piece.index)
 
+    async def _piece(self, piece: Slice) -> Piece:
+        """One piece: from the store, else from a tier beside it as long as that works, else from a flight."""
+        if self._aside is not None and not self._joined and not self._take(piece.index):
+            base = piece.index * self._flights.grid.chunk
+            try:
+                data = await self._aside.read(Span(base + piece.start, base + piece.stop))
+            except TierFailed:
+                self._join(piece.index)
+            else:
+                return Piece(MemoryChunk(data), 0, len(data), self._aside.tier)
+        chunk, tier = await self._chunk(piece.index)
+        return Piece(chunk, piece.start, piece.stop, tier)
+
+    def _assay(self) -> Assay | None:
+        """What hashes a blob that a tier gives and that was never hashed whole."""
+        if self._aside is None or self._aside.verified:
+            return None
+        return Assay(self._aside, self._flights.landing.digest)
+
+    def _join(self, index: int) -> None:
+        """From chunk ``index`` on, flights bring what is not in the store."""
+        self._joined = True
+        if self._aside is not None:
+            wish, grid = self._wish, self._flights.grid
+            if len(self._parts) == 1:
+                wish.advance(index)
+            rest = range(index, min(index + 2, grid.count)) if self._parts[0].open_ended else wish.rest()
+            self._wish = Wish(rest, partial=wish.partial)
+        self._flights.join(self._wish)
+
     async def _first(self, index: int) -> None:
         """Wait a moment for the first chunk; after that, headers go out unless it is too far away. Raises Trouble, NotSoon, NoRoom."""
-        here = self._flights.at_hand(index)
-        if here is not None:
-            self._last = (index, here, "store")
+        if self._take(index):
             return
         self._flights.check_patience(index, self._wish)
         task = asyncio.ensure_future(self._flights.chunk(index, self._wish))
@@ -95,13 +136,18 @@ class Reader:
 
     async def _chunk(self, index: int) -> tuple[Chunk, str]:
         """The chunk, open until the next one is asked for: neighbouring parts often lie in the same one."""
-        if self._last is not None and self._last[0] == index:
-            return self._last[1], self._last[2]
-        self._close()
-        here = self._flights.at_hand(index)
-        chunk, tier = (here, "store") if here is not None else await self._flights.chunk(index, self._wish)
-        self._last = (index, chunk, tier)
-        return chunk, tier
+        if not self._take(index):
+            self._last = (index, *await self._flights.chunk(index, self._wish))
+        assert self._last is not None  # noqa: S101
+        return self._last[1], self._last[2]
+
+    def _take(self, index: int) -> bool:
+        """Have the chunk open, if that takes no waiting."""
+        if self._last is None or self._last[0] != index:
+            self._close()
+            here = self._flights.at_hand(index)
+            self._last = None if here is None else (index, here, "store")
+        return self._last is not None
 
     def _close(self) -> None:
         if self._last is not None:

@@ -38,6 +38,11 @@ class Wish:
         """The reader is done with one chunk, if not in order."""
         self._done.add(index)
 
+    def rest(self) -> Sequence[int]:
+        """What the reader is not done with."""
+        left = self.chunks[self.position :]
+        return [index for index in left if index not in self._done] if self._done else left
+
     def rewind(self, index: int) -> None:
         """Chunk ``index`` turned out to be missing: plan again from there."""
         self.cursor = min(self.cursor, bisect_left(self.chunks, index))

@@ -17,6 +17,8 @@ METHODS: Final = ("GET", "HEAD", "other")
 FIRST_BYTE_BUCKETS: Final = (0.0005, 0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 """Seconds. SOCI gives up on headers after 3 s, stargz on a read after 30 s."""
 
+TIER_BUCKETS: Final = (0.0002, 0.001, 0.005, 0.025, 0.1, 0.5, 1, 2.5, 5)
+
 UPSTREAM_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 _Metric = TypeVar("_Metric")
@@ -69,6 +71,15 @@ class Metrics:
             "blobs_verified_total", "Whole blobs hashed, by whether they were what their digest says.", "right"
         )
         self._verified = {right: verified.labels(str(right).lower()) for right in (True, False)}
+        self._tier_seconds = _Children(
+            histogram("tier_seconds", "Calls on the file system of a tier.", TIER_BUCKETS, "tier").labels
+        )
+        self._tier_failures = counter(
+            "tier_failures_total", "Calls on a tier that timed out, failed or gave wrong bytes.", "tier", "kind"
+        )
+        self._tiers_up = Gauge(
+            "registry_proxy_tier_up", "1 for a tier that works, 0 for one that rests.", ("tier",), registry=registry
+        )
         for upstream in upstreams:
             self._fetched[upstream].inc(0)
 
@@ -129,6 +140,18 @@ class Metrics:
     def upstream_latency(self, upstream: str, seconds: float) -> None:
         """An upstream sent its headers so long after the request."""
         self._upstream_seconds[upstream].observe(seconds)
+
+    def tier_latency(self, tier: str, seconds: float) -> None:
+        """A call on the file system of a tier took so long."""
+        self._tier_seconds[tier].observe(seconds)
+
+    def tier_failed(self, tier: str, kind: str) -> None:
+        """A call on a tier failed. ``kind``: ``timeout``, ``gone``, ``error`` or ``corrupt``."""
+        self._tier_failures.labels(tier, kind).inc()
+
+    def tier_up(self, tier: str, *, up: bool) -> None:
+        """A tier works, or rests after trouble."""
+        self._tiers_up.labels(tier).set(up)
 
     def watch_store(self, look: "Callable[[], StoreFigures]") -> None:
         """Look at the store's figures whenever the metrics are read."""

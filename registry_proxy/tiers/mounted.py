@@ -87,7 +87,9 @@ class MountedTier:
             return None
         return MountedBlob(self, digest, found)
 
-    async def call(self, function: Callable[[], T], limit: float, late: Callable[[T | Exception], None]) -> T:
+    async def call(
+        self, function: Callable[[], T], limit: float, late: Callable[[T | Exception], None] = lambda _: None
+    ) -> T:
         """What a call on the file system gives, within ``limit`` seconds; raises TierFailed. ``late``: as for ``Unjoined.run``."""
         began = time.perf_counter()
 
@@ -102,7 +104,7 @@ class MountedTier:
             raise TierFailed(f"{self._path}: no answer within {limit:g} s") from None
         except OSError as error:
             if error.errno in _GONE:
-                self._rest("gone", error.strerror)
+                self._rest("gone", str(error.strerror))
             else:
                 self._metrics.tier_failed(self.name, "error")
                 _log.warning("tier.failed", tier=self.name, path=self._path, error=str(error))
@@ -110,10 +112,10 @@ class MountedTier:
         self._metrics.tier_latency(self.name, time.perf_counter() - began)
         return result
 
-    async def read(self, digest: Digest, file: tree.TreeFile, span: Span, late: Callable[[object], None]) -> bytes:
+    async def read(self, digest: Digest, opened: tree.TreeBlob, span: Span) -> bytes:
         """Bytes of an open blob; raises TierFailed, after which the blob is not found for a while."""
         try:
-            return await self.call(lambda: file.read(span), self._limit, late)
+            return await self.call(lambda: opened.read(span), self._limit)
         except TierFailed:
             self._miss(digest, self._clock() + _BACK_OFF)
             raise
@@ -158,7 +160,7 @@ class MountedTier:
     async def probe(self) -> str | None:
         """None if the mount answers and has a tree of blobs, else what is wrong."""
         try:
-            await self.call(lambda: tree.look(self._path), self._limit, lambda _: None)
+            await self.call(lambda: tree.look(self._path), self._limit)
         except TierFailed as error:
             return str(error)
         return None
@@ -201,21 +203,19 @@ class MountedTier:
         if not (isinstance(result, OSError) and result.errno in _GONE):
             self._works()
 
-    def _too_late(self, result: tree.TreeFile | None | Exception) -> None:
+    def _too_late(self, result: tree.TreeBlob | Exception | None) -> None:
         if result is not None and not isinstance(result, Exception):
             self.leave(result.close)
 
 
 class MountedBlob:
-    """One blob, open for one reader: a ``stack.TierBlob``. It owns the open file, and closes it when no call uses it."""
+    """One blob, open for one reader: a ``stack.TierBlob``."""
 
-    def __init__(self, tier: MountedTier, digest: Digest, file: tree.TreeFile) -> None:
+    def __init__(self, tier: MountedTier, digest: Digest, opened: tree.TreeBlob) -> None:
         self.tier = tier.name
         self._tier = tier
         self._digest = digest
-        self._file = file
-        self._calls = 0
-        self._closed = False
+        self._opened = opened
 
     @property
     def verified(self) -> bool:
@@ -223,14 +223,13 @@ class MountedBlob:
         return self._tier.is_right(self._digest)
 
     async def read(self, span: Span) -> bytes:
-        """Exactly these bytes; raises TierFailed."""
-        self._calls += 1
-        late = True
-        try:
-            data = await self._tier.read(self._digest, self._file, span, self._returned)
-            late = False
-        ...
+        """Exactly these bytes, within the time limit; raises TierFailed."""
+        return await self._tier.read(self._digest, self._opened, span)
 
     def judge(self, *, right: bool) -> None:
         """A reader has hashed every byte."""
         self._tier.judge(self._digest, right=right)
+
+    def close(self) -> None:
+        """Give it back: a thread closes it, since that may hang too."""
+        self._tier.leave(self._opened.close)

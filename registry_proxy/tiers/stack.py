@@ -1,7 +1,7 @@
 """The read-only places on this machine that may hold blobs, in order, beside the store: whole blobs, read slice by slice."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from registry_proxy.errors import RegistryProxyError
 from registry_proxy.oci.digest import Digest
@@ -72,3 +72,6 @@ class Stack:
         """Let go of all."""
         for tier in self._tiers:
             await tier.close()
+
+
+NO_TIERS: Final = Stack()

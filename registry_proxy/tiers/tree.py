@@ -13,8 +13,8 @@ block for as long as the file system likes.
 import errno
 import os
 import stat
-from pathlib import PurePosixPath
-from typing import Protocol
+import threading
+from abc import ABC, abstractmethod
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
@@ -30,9 +30,9 @@ def blob_path(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
 
-def chunk_path(digest: Digest, chunk_size: int, index: int) -> str:
-    """Where one chunk lies, from the top of the tree: the path of its chunk object."""
-    return ChunkName(digest, chunk_size, index).path[1:]
+def chunks_path(digest: Digest, chunk_size: int) -> str:
+    """The directory of a blob's chunks, from the top of the tree."""
+    return ChunkName(digest, chunk_size, 0).path[1:].rpartition("/")[0]
 
 
 def manifests_path(host: SourceHost, repository: Repository) -> str:
@@ -40,63 +40,75 @@ def manifests_path(host: SourceHost, repository: Repository) -> str:
     return f"v2/{host}/{repository}/manifests"
 
 
-class TreeFile(Protocol):
-    """An open blob of the tree."""
+class TreeBlob(ABC):
+    """An open blob of the tree. It owns a descriptor: of its file, or of the directory of its chunks.
 
-    def read(self, span: Span) -> bytes:
-        """Exactly these bytes; raises OSError."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
-class WholeBlob:
-    """A blob in one file. It owns the descriptor."""
+    ``close`` may be called while a read hangs in another thread; the descriptor is closed when that has returned.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._lock = threading.Lock()  # never held while the file system is asked
+        self._users = 1
 
     def read(self, span: Span) -> bytes:
         """Exactly these bytes; raises OSError."""
-        return _pread(self._descriptor, span)
+        with self._lock:
+            if not self._users:
+                raise OSError(errno.EBADF, "the blob was closed")
+            self._users += 1
+        try:
+            return self._read(self._descriptor, span)
+        finally:
+            self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Give it back; call it once."""
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            os.close(self._descriptor)
+
+    @abstractmethod
+    def _read(self, descriptor: int, span: Span) -> bytes:
+        """Exactly these bytes; raises OSError."""
 
 
-class GraftedBlob:
-    """A blob in one file per chunk. It owns the descriptor of their directory."""
+class WholeBlob(TreeBlob):
+    """A blob in one file."""
+
+    def _read(self, descriptor: int, span: Span) -> bytes:
+        return _pread(descriptor, span)
+
+
+class GraftedBlob(TreeBlob):
+    """A blob in one file per chunk."""
 
     def __init__(self, directory: int, grid: Grid) -> None:
-        self._directory = directory
+        super().__init__(directory)
         self._grid = grid
 
-    def read(self, span: Span) -> bytes:
-        """Exactly these bytes; raises OSError."""
-        return b"".join(self._slice(piece.index, Span(piece.start, piece.stop)) for piece in self._grid.slices(span))
-
-    def _slice(self, index: int, span: Span) -> bytes:
-        descriptor = os.open(str(index), _FLAGS, dir_fd=self._directory)
-        try:
-            return _pread(descriptor, span)
-        finally:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        """Close the directory."""
-        os.close(self._directory)
+    def _read(self, descriptor: int, span: Span) -> bytes:
+        slices = self._grid.slices(span)
+        return b"".join(_read_file(str(piece.index), descriptor, Span(piece.start, piece.stop)) for piece in slices)
 
 
-def open_blob(root: str, digest: Digest, grid: Grid) -> TreeFile | None:
+def look(root: str) -> None:
+    """Find out whether the file system answers; raises OSError if not, or if there is no such directory."""
+    with os.scandir(root):
+        pass
+
+
+def open_blob(root: str, digest: Digest, grid: Grid) -> TreeBlob | None:
     """A blob of the grid's size, as one file or as chunks of the grid's; None if it is not there. Raises OSError."""
     try:
-        return _open_whole(os.path.join(root, blob_path(digest)), grid.size)
+        return _open_whole(f"{root}/{blob_path(digest)}", grid.size)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
     try:
-        return _open_grafted(os.path.join(root, PurePosixPath(chunk_path(digest, grid.chunk, 0)).parent), grid)
+        return _open_grafted(f"{root}/{chunks_path(digest, grid.chunk)}", grid)
     except OSError as error:
         if error.errno not in _ABSENT:
             raise
@@ -130,6 +142,14 @@ def _open_grafted(path: str, grid: Grid) -> GraftedBlob | None:
 
 def _is_file(found: os.stat_result, size: int) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+
+def _read_file(name: str, directory: int, span: Span) -> bytes:
+    descriptor = os.open(name, _FLAGS, dir_fd=directory)
+    try:
+        return _pread(descriptor, span)
+    finally:
+        os.close(descriptor)
 
 
 def _pread(descriptor: int, span: Span) -> bytes:

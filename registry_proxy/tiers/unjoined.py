@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 
 class Call(Generic[T]):
-    """One call. ``began``: a thread has taken it up; ``given_up``: nobody waits for it any more."""
+    """One call. ``began``: a thread has taken it up; ``given_up``: nobody waits for it (any more); ``skip``: no thread need take
+    it up."""
 
     def __init__(self, function: Callable[[], T], late: Callable[[T | Exception], None]) -> None:
         self.function = function
@@ -23,6 +24,15 @@ class Call(Generic[T]):
         self.done: asyncio.Future[T] = self.loop.create_future()
         self.began = False
         self.given_up = False
+        self.skip = False
+
+    def give_up(self) -> None:
+        """Nobody waits any more; if it has returned in this very moment, that was too late as well."""
+        done = self.done
+        if not done.done() or done.cancelled():
+            self.given_up = self.skip = True
+        elif done.exception() is None:
+            self.late(done.result())
 
 
 class Unjoined:
@@ -54,13 +64,15 @@ class Unjoined:
         try:
             async with asyncio.timeout(limit):
                 return await call.done
-        finally:
-            call.given_up = not call.done.done() or call.done.cancelled()
+        except (TimeoutError, asyncio.CancelledError):
+            call.give_up()
+            raise
 
     def leave(self, function: Callable[[], object]) -> None:
         """Have something tidied up that nobody waits for."""
         call: Call[object] = Call(function, lambda _: None)
         call.done.cancel()
+        call.given_up = True
         self._submit(call)
 
     def close(self) -> None:
@@ -81,9 +93,9 @@ class Unjoined:
 
     def _work(self) -> None:
         while (call := self._queue.get()) is not None:
-            call.began = True
+            call.began = not call.skip
             try:
-                result = call.function()
+                result = call.function() if call.began else None
             except Exception as error:  # noqa: BLE001  # it goes to whoever waits
                 result = error
             try:
@@ -91,11 +103,13 @@ class Unjoined:
             except RuntimeError:
                 return  # the loop is gone, and the process about to be
 
-    def _returned(self, call: Call[T], result: T | Exception) -> None:
-        self._calls.discard(call)  # type: ignore[arg-type]
+    def _returned(self, call: Call[object], result: object) -> None:
+        self._calls.discard(call)
         if self._threads - self.hung > self._count and not self._closed:
             self._threads -= 1
             self._queue.put(None)
+        if not call.began:
+            return
         if call.done.done():
             call.late(result)
         elif isinstance(result, Exception):

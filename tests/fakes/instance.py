@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry_proxy.app import Instance, assemble
-from registry_proxy.config import Config, Forwarding, Parent, Policy, Server, Store, Upstream
+from registry_proxy.config import Config, Cvmfs, Forwarding, Parent, Policy, Server, Store, Upstream
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
@@ -77,6 +77,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
         address: str = "127.0.0.1:0",
         parents: tuple[str, ...] = (),
         forward_proxies: str = "DIRECT",
+        cvmfs: tuple[Path, ...] = (),
         **settings: object,
     ) -> AsyncIterator[Bench]:
         config = Config(
@@ -86,6 +87,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
             server=Server(listen=(address,), drain=1),
             parent=Parent(urls=parents),
             forward_proxies=Forwarding(groups=forward_proxies),
+            cvmfs=tuple(Cvmfs(path=path, time_limit=0.3) for path in cvmfs),
         )
         async with assemble(config, clock) as instance:
             if listen:

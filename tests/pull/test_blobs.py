@@ -1,7 +1,9 @@
 """Blobs through flights, over a real store and a fake upstream."""
 
 import asyncio
+import shutil
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
@@ -251,3 +253,16 @@ async def test_an_empty_blob_is_read_without_a_flight(bench: Benches, upstream: 
     digest = upstream.add_blob(b"")
     async with bench() as b:
         assert await b.read(digest) == b""
+
+
+async def test_chunks_that_vanish_from_the_disk_are_fetched_again(
+    bench: Benches, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """The store may believe in chunks that somebody has removed: who misses one gets it from upstream, once."""
+    data = noise(6 * CHUNK)
+    digest = upstream.add_blob(data)
+    async with bench() as b:
+        assert await b.read(digest, Span(0, 5 * CHUNK)) == data[: 5 * CHUNK]
+        await asyncio.to_thread(shutil.rmtree, tmp_path / "store" / "chunks")
+        assert await b.read(digest, Span(2 * CHUNK, 4 * CHUNK)) == data[2 * CHUNK : 4 * CHUNK]
+    assert upstream.sent(digest) <= 8 * CHUNK
