@@ -183,6 +183,7 @@ def _stats(instance: Instance) -> dict[str, object]:
     """The figures of ``/stats``."""
     return {
         "version": __version__,
+        "chunk_size": instance.store.chunk_size,
         "store": instance.store.stats(),
         "tiers": instance.tiers.stats(),
         "upstreams": {

@@ -47,6 +47,14 @@ class WriteRefused(RegistryProxyError):
     """The proxy is read-only."""
 
 
+class TooManyRequests(RegistryProxyError):
+    """The client asks faster than it may. ``retry_after``: seconds to wait."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 # --- what is not there, or not for this client -------------------------------------------------------------------------
 
 
@@ -129,6 +137,14 @@ class NotSoon(RegistryProxyError):
         self.retry_after = retry_after
 
 
+class Overloaded(RegistryProxyError):
+    """This instance answers as many requests as it can. ``retry_after``: seconds to wait."""
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class LoopDetected(RegistryProxyError):
     """A request for a chunk came back to an instance that had passed it on: instances are each other's parents."""
 
@@ -177,6 +193,7 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     RangeTooLarge: Answer(400, "UNSUPPORTED"),
     RangeUnsatisfiable: Answer(416, None),
     WriteRefused: Answer(405, "UNSUPPORTED"),
+    TooManyRequests: Answer(429, "TOOMANYREQUESTS"),
     NoSuchEndpoint: Answer(404, "UNSUPPORTED"),
     UnknownUpstream: Answer(404, "NAME_UNKNOWN"),
     NameUnknown: Answer(404, "NAME_UNKNOWN"),
@@ -194,6 +211,7 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     UpstreamBusy: Answer(429, "TOOMANYREQUESTS"),
     Offline: Answer(503, "UNKNOWN"),
     NotSoon: Answer(503, "TOOMANYREQUESTS"),
+    Overloaded: Answer(503, "TOOMANYREQUESTS"),
     LoopDetected: Answer(508, "UNKNOWN"),
     NoRoom: Answer(503, "UNKNOWN"),
     ContentCorrupt: Answer(502, "UNKNOWN"),

@@ -7,13 +7,15 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from registry_proxy.errors import RegistryProxyError
+from registry_proxy.errors import ConfigInvalid, RegistryProxyError
 
 BLOCK: Final = 1 << 20
 """Bytes of a body held in memory at once."""
@@ -28,7 +30,11 @@ class InstanceUnreachable(RegistryProxyError):
 
 
 class InstanceRefused(RegistryProxyError):
-    """The instance answered, but not with what was asked for, or broke off."""
+    """The instance answered, but not with what was asked for, or broke off. ``status``: of its answer, if that was the reason."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Stopped(RegistryProxyError):
@@ -37,10 +43,11 @@ class Stopped(RegistryProxyError):
 
 @dataclass(slots=True)
 class Instance:
-    """A running instance at ``url``. Every wait for a byte ends after ``timeout`` seconds."""
+    """A running instance at ``url``. Every wait for a byte ends after ``timeout`` seconds. ``ca``: who signs its certificate."""
 
     url: str
     timeout: float = 60.0
+    ca: Path | None = None
     _open: set[socket.socket] = field(default_factory=set)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -85,8 +92,11 @@ class Instance:
     @contextlib.contextmanager
     def _answer(self, path: str, headers: dict[str, str], timeout: float) -> Iterator[http.client.HTTPResponse]:
         url = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(url.netloc, timeout=timeout)
+        connection: http.client.HTTPConnection
+        if url.scheme == "https":
+            connection = http.client.HTTPSConnection(url.netloc, timeout=timeout, context=self._trust())
+        else:
+            connection = http.client.HTTPConnection(url.netloc, timeout=timeout)
         try:
             connection.connect()
             with self._stoppable(connection.sock):
@@ -97,6 +107,12 @@ class Instance:
             raise InstanceUnreachable(f"{self.url}: {error or type(error).__name__}") from error
         finally:
             connection.close()
+
+    def _trust(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise ConfigInvalid(f"--ca: {self.ca}: {error.strerror or error}") from None
 
     @contextlib.contextmanager
     def _stoppable(self, connected: socket.socket) -> Iterator[None]:
@@ -116,7 +132,7 @@ class Instance:
         self, path: str, answer: http.client.HTTPResponse, receive: Callable[[bytes], object], limit: int | None
     ) -> int:
         if answer.status != 200:
-            raise InstanceRefused(_refusal(answer) or f"{self.url}{path} answered {answer.status}")
+            raise InstanceRefused(_refusal(answer) or f"{self.url}{path} answered {answer.status}", answer.status)
         promised, count = answer.length, 0
         while block := answer.read(BLOCK):
             count += len(block)

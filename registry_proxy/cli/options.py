@@ -68,6 +68,10 @@ Cvmfs = Annotated[
 Server = Annotated[
     str | None, Parameter(name="--server", help="URL of a running instance; default: the first address it listens on.")
 ]
+Ca = Annotated[
+    Path | None,
+    Parameter(name="--ca", help="CA certificates (PEM) that sign an https:// instance; default: the system's."),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="One JSON document on standard output, for programs.")
 ]
@@ -101,7 +105,11 @@ NO_FLAGS: Final = Setup()
 def server_url(given: str | None, config: Config) -> str:
     """The URL of the instance: as given, else where this configuration listens first; raises ConfigInvalid."""
     if given is None:
-        return f"http://{Address.parse(config.server.listen[0]).netloc}"
+        scheme = "http" if config.server.tls is None else "https"
+        for address in map(Address.parse, config.server.listen):
+            if address.path is None:
+                return f"{scheme}://{address.netloc}"
+        raise ConfigInvalid("server.listen: only Unix sockets: name an instance on TCP by --server URL")
     try:
         return check_registry_url(given)
     except ValueError as error:

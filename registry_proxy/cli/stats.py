@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from registry_proxy.cli.http import Instance, InstanceRefused
-from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, server_url
+from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, server_url
 from registry_proxy.cli.output import print_json, print_table
 from registry_proxy.config.units import size_text
 
@@ -13,7 +13,7 @@ _LIMIT = 16 << 20
 """Bytes of a /stats answer."""
 
 
-def stats(*, server: Server = None, json: Json = False, setup: Setup = NO_FLAGS) -> None:
+def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Setup = NO_FLAGS) -> None:
     """Show the figures of a running instance.
 
     For example:
@@ -21,7 +21,7 @@ def stats(*, server: Server = None, json: Json = False, setup: Setup = NO_FLAGS)
     - `registry-proxy stats`
     - `registry-proxy stats --server http://cache.example:5000 --json`
     """
-    instance = Instance(server_url(server, setup.load()), timeout=10.0)
+    instance = Instance(server_url(server, setup.load()), timeout=10.0, ca=ca)
     body = instance.get("/stats", {}, _LIMIT)
     try:
         figures = msgspec.json.decode(body, type=dict[str, object])

@@ -57,7 +57,7 @@ def warm(
     wanted = [Wanted.parse(text) for text in platform] or [Wanted.here()]
 
     def work(instance: Instance) -> list[Warmed]:
-        with _Bars() as bars:
+        with Bars() as bars:
             return [warm_image(instance, name, wanted, bars) for name in names]
 
     found = asyncio.run(through_instance(config, server, work))
@@ -149,7 +149,7 @@ def _summary(found: list[Warmed]) -> None:
         print(f"{one.image}: {what}" + (f"; failed: {one.error}" if one.error else ""))
 
 
-class _Bars(Watcher):
+class Bars(Watcher):
     """A progress bar per image on standard error, where that is a terminal."""
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ def warm_image(instance: Instance, image: ImageName, wanted: Sequence[Wanted], w
     manifests = layers = size = 0
     try:
         found: dict[str, HintedBlob] = {}
-        for body, manifest in _manifests(instance, image, str(image.reference), wanted, _DEEPEST):
+        for body, manifest in manifests_of(instance, image, wanted):
             manifests, size = manifests + 1, size + len(body)
             found.update((str(blob.digest), blob) for blob in blobs(manifest))
         watcher.expect(name, sum(blob.size for blob in found.values()))
@@ -67,13 +67,17 @@ def warm_image(instance: Instance, image: ImageName, wanted: Sequence[Wanted], w
     return Warmed(name, manifests, layers, size, time.monotonic() - begin)
 
 
+def manifests_of(instance: Instance, image: ImageName, wanted: Sequence[Wanted]) -> Iterator[tuple[bytes, Manifest]]:
+    """The manifest of an image and, of an index, those of the wanted platforms; an index comes before what it names."""
+    return _manifests(instance, image, str(image.reference), wanted, _DEEPEST)
+
+
 def _manifests(
     instance: Instance, image: ImageName, reference: str, wanted: Sequence[Wanted], depth: int
 ) -> Iterator[tuple[bytes, Manifest]]:
-    """The manifest of this reference and, of an index, those of the wanted platforms; an index comes before what it names."""
     if depth == 0:
         raise InstanceRefused(f"{image}: indexes are nested too deeply")
-    body = instance.get(_path(image, "manifests", reference), {"Accept": ACCEPT}, MAX_MANIFEST)
+    body = instance.get(image_path(image, "manifests", reference), {"Accept": ACCEPT}, MAX_MANIFEST)
     manifest = parse_manifest(body)
     yield body, manifest
     if manifest.manifests is None:
@@ -91,7 +95,7 @@ def _pull(
     """The sizes of the blobs as they are complete. The first failure ends them all."""
 
     def pull(blob: HintedBlob) -> int:
-        count = instance.drain(_path(image, "blobs", str(blob.digest)), {}, receive)
+        count = instance.drain(image_path(image, "blobs", str(blob.digest)), {}, receive)
         if count != blob.size:
             raise InstanceRefused(f"{blob.digest} has {count} bytes where the manifest says {blob.size}")
         return count
@@ -103,5 +107,6 @@ def _pull(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _path(image: ImageName, kind: str, reference: str) -> str:
+def image_path(image: ImageName, kind: str, reference: str) -> str:
+    """The path of a manifest or blob of an image; ``kind``: ``manifests`` or ``blobs``."""
     return f"/v2/{image.repository}/{kind}/{reference}?ns={quote(image.host)}"

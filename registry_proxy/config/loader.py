@@ -274,7 +274,7 @@ def _fields(kind: type, path: str) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _choices(hint: Any) -> tuple[str, ...]:
+def _choices(hint: object) -> tuple[str, ...]:
     """What a ``Literal``, or each item of a tuple of them, may be."""
     return get_args(hint) if get_origin(hint) is Literal else get_args(get_args(hint)[0])
 

@@ -70,7 +70,9 @@ def _server(server: Server) -> Iterator[Problem]:
     if not server.listen:
         yield "listen", "at least one address"
     yield from _addresses(server.listen)
-    yield from _positive(server, "header_timeout", "idle_timeout", "max_ranges", "connections", "connections_per_client")
+    yield from _positive(
+        server, "header_timeout", "idle_timeout", "max_ranges", "connections", "connections_per_client"
+    )
     yield from _positive(server, "requests_per_client", "bodies")
     yield from _not_negative(server, "drain", "queue")
     if not 4 << 10 <= server.max_url < server.max_header <= 1 << 20:

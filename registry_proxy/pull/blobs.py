@@ -146,6 +146,10 @@ class Blobs:
                 said = error
         raise said
 
+    async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
+        """The repositories where this blob was named or found, the newest first."""
+        return await self._hints.places(digest)
+
     async def close(self) -> None:
         """Stop every flight; what has landed stays."""
         for flights in list(self._heart.flying):

@@ -167,12 +167,12 @@ class BlobFlights:
             self._forget(index, future)
 
     def check_patience(self, index: int, wish: Wish) -> None:
-        """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting,
-        and NoRoom if a range-less stream that could not be kept has passed it, or is too far from it."""
+        """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting (unless it
+        is the very next one: nobody can have it sooner), and NoRoom if a range-less stream that could not be kept has passed it, or is too far from it."""
         self._check_room(index, wish)
         patience = self._heart.policy.patience
         for flight in self._flights:
-            seconds = flight.seconds_until(index) if flight.covers(index) else None
+            seconds = flight.seconds_until(index) if flight.next < index < flight.stop else None
             if seconds is not None and seconds > patience:
                 message = f"the upstream needs about {seconds:.0f} s to reach this range"
                 raise NotSoon(message, retry_after=min(max(1.0, seconds - patience), 10.0))

@@ -8,7 +8,7 @@ by its next reader. Chunks are taken one at a time, so that two flights cannot b
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -53,6 +53,11 @@ class BlobLanding:
         """True if every chunk can be told right from wrong."""
         return self._known is not None
 
+    def are_right(self, sums: Mapping[int, bytes]) -> bool:
+        """True if chunks with these sha-256 are those of the verified blob."""
+        known = self._known
+        return known is not None and all(known.chunk_hash(index) == found for index, found in sums.items())
+
     async def land(self, index: int, data: bytearray, room: Room | None, origin: str) -> Chunk:
         """Commit one chunk; returns it open. Without room, or where the store fails, it stays in memory only.
 
@@ -69,7 +74,7 @@ class BlobLanding:
             chunk = await self._commit(index, data, room)
             try:
                 if self._known is None:
-                    await self._sum(index, chunk)
+                    self._sums[index] = await sha256_of(chunk)
                 if right:
                     await self._remember(b"".join(self._sums[at] for at in range(self.grid.count)))
             except BaseException:
@@ -111,7 +116,7 @@ class BlobLanding:
                 return False
             with contextlib.closing(stored):
                 self._sums[self._hashed] = stored.sha256
-                await self._hash(partial(_feed, self._hasher, stored))
+                await self._hash(partial(feed, self._hasher, stored))
         if self._hasher.hexdigest() != self.digest.hex:
             await self._reject(origin)
         self._metrics.verified(right=True)
@@ -157,12 +162,6 @@ class BlobLanding:
         self._hashed += hasher is not None
         return chunk
 
-    async def _sum(self, index: int, chunk: Chunk) -> None:
-        if isinstance(chunk, StoredChunk):
-            self._sums[index] = chunk.sha256
-        else:
-            self._sums[index] = await asyncio.to_thread(lambda: hashlib.sha256(chunk.read(0, chunk.length)).digest())
-
     async def _remember(self, hashes: bytes) -> None:
         self._known = VerifiedBlob(size=self.grid.size, chunk_size=self.grid.chunk, chunk_hashes=hashes)
         self._sums.clear()
@@ -177,5 +176,13 @@ class BlobLanding:
         raise ContentCorrupt(f"what {origin} sent does not hash to {self.digest}; all of it was dropped")
 
 
-def _feed(hasher: Hasher, chunk: Chunk) -> None:
+def feed(hasher: Hasher, chunk: Chunk) -> None:
+    """Hash a whole chunk. Takes a while: call it in a thread."""
     hasher.update(chunk.read(0, chunk.length))
+
+
+async def sha256_of(chunk: Chunk) -> bytes:
+    """The sha-256 of a chunk: what the store keeps of its own, else computed in a thread."""
+    if isinstance(chunk, StoredChunk):
+        return chunk.sha256
+    return await asyncio.to_thread(lambda: hashlib.sha256(chunk.read(0, chunk.length)).digest())

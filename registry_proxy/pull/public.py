@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry_proxy.errors import BlobUnknown, NotSoon, UpstreamUnreachable
+from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunk_objects import ChunkHashes
 from registry_proxy.plan.chunks import Grid, Span
 from registry_proxy.plan.ranges import Part
@@ -77,6 +78,10 @@ class PublicChunks:
         if verified is None or verified.chunk_size != self.chunk_size:
             raise BlobUnknown(f"{place.digest} has not been verified here")
         return ChunkHashes(verified.size, verified.chunk_size, verified.chunk_hashes)
+
+    async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
+        """The repositories where this blob was named or found, the newest first."""
+        return await self._blobs.places(digest)
 
     async def close(self) -> None:
         """End all errands."""

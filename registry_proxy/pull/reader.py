@@ -1,15 +1,18 @@
 """One client's read of a blob: pieces in the order asked, each from the store or from the flight that brings it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self
 
+from registry_proxy.errors import ContentCorrupt
 from registry_proxy.plan.chunks import Grid, Slice, Span
 from registry_proxy.plan.ranges import Part
 from registry_proxy.plan.readahead import ahead
 from registry_proxy.pull.assay import Assay
 from registry_proxy.pull.flights import BlobFlights
+from registry_proxy.pull.landing import feed, sha256_of
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.pull.wish import Wish
 from registry_proxy.tiers.base import Chunk, MemoryChunk
@@ -71,14 +74,17 @@ class Reader:
         asked, grid = self._parts[part], self._flights.grid
         whole = len(asked.span) == grid.size
         assay = self._assay() if whole else None
+        sums: dict[int, bytes] | None = {} if whole and assay is None and not self._flights.landing.verified else None
         for piece in grid.slices(asked.span):
             if asked.open_ended and self._joined:
                 self._widen(piece.index)
             found = await self._piece(piece)
             if assay is not None:
                 await assay.take(found)
+            if sums is not None:
+                sums[piece.index] = await sha256_of(found.chunk)
             if piece.index * grid.chunk + piece.stop == asked.span.stop:
-                await (self._settle(whole=whole) if assay is None else assay.settle())
+                await (self._settle(sums) if assay is None else assay.settle())
             yield found
             if len(self._parts) == 1:
                 self._flights.advance(self._wish, piece.index)
@@ -154,14 +160,22 @@ class Reader:
             self._last[1].close()
             self._last = None
 
-    async def _settle(self, *, whole: bool) -> None:
+    async def _settle(self, sums: dict[int, bytes] | None) -> None:
+        """The end of an answer may go out; ``sums``: of the chunks of a whole answer, whose blob was not verified when it began.
+
+        What was sent must be what was verified: a chunk may have been dropped and fetched again meanwhile. Raises ContentCorrupt.
+        """
         landing = self._flights.landing
         if not landing.verified:
             await landing.verify_stored()
-        if whole and not landing.verified:
-            await self._hash_again()
+        if sums is None:
+            return
+        if not landing.verified:
+            await self._hash_again(sums)
+        elif not landing.are_right(sums):
+            raise ContentCorrupt(f"some of what was sent of {landing.digest} was found to be wrong meanwhile")
 
-    async def _hash_again(self) -> None:
+    async def _hash_again(self, sums: dict[int, bytes]) -> None:
         """Chunks were evicted while the answer was under way: read all of them once more, and hash. Raises ContentCorrupt."""
         grid, landing = self._flights.grid, self._flights.landing
         hasher, wish = landing.digest.hasher(), Wish(range(grid.count))
@@ -169,10 +183,10 @@ class Reader:
         try:
             for index in wish.chunks:
                 chunk, _ = await self._flights.chunk(index, wish)
-                try:
-                    await asyncio.to_thread(lambda c: hasher.update(c.read(0, c.length)), chunk)
-                finally:
-                    chunk.close()
+                with contextlib.closing(chunk):
+                    if await sha256_of(chunk) != sums[index]:
+                        raise ContentCorrupt(f"chunk {index} of {landing.digest} came in two versions")
+                    await asyncio.to_thread(feed, hasher, chunk)
                 self._flights.advance(wish, index + 1)
         finally:
             self._flights.leave(wish)

@@ -52,6 +52,8 @@ class Metrics:
         self._first_byte = {kind: first_byte.labels(kind) for kind in KINDS}
         cuts = counter("responses_cut_total", "Answers that ended before their promised length.", "by")
         self._cuts = {by: cuts.labels(by) for by in ("client", "proxy")}
+        refused = counter("refused_total", "Connections and requests beyond a limit.", "limit")
+        self._refused = {what: refused.labels(what) for what in ("connection", "rate", "body")}
         self._served = _Children(counter("served_bytes_total", "Bytes of content sent to clients.", "tier").labels)
         self._fetched = _Children(counter("fetched_bytes_total", "Bytes of content fetched.", "upstream").labels)
         self._hits = _Children(counter("hits_total", "Pieces of content that a tier had.", "tier").labels)
@@ -94,6 +96,10 @@ class Metrics:
     def first_byte(self, kind: str, seconds: float) -> None:
         """The headers of an answer went out so long after its request came in."""
         self._first_byte[kind].observe(seconds)
+
+    def refused(self, what: str) -> None:
+        """A client had more than its limit of this: ``connection``, ``rate`` or ``body``."""
+        self._refused[what].inc()
 
     def cut(self, by: str) -> None:
         """An answer ended early: the ``client`` went away, or the ``proxy`` could not keep its promise."""

@@ -4,7 +4,7 @@ The answer is the same for everybody who asks for the URL: 200, whole, no Vary, 
 chunk and the hashes of a verified blob is ``no-store``.
 """
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from aiohttp import web
 from registry_proxy.errors import BlobUnknown, LoopDetected, NoSuchEndpoint, NotSoon, RegistryProxyError, UpstreamBusy
 from registry_proxy.net.hops import HOPS, instances
 from registry_proxy.oci import names
+from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan import routing
 from registry_proxy.plan.chunk_objects import FOREVER, NAMESPACE, REPOSITORY, ChunkHashes, ChunkName, repr_digest
@@ -54,6 +55,9 @@ class PublicChunks(Protocol):
     async def hashes(self, place: BlobPlace) -> ChunkHashes:
         """The hashes of a verified blob's chunks; raises BlobUnknown."""
 
+    async def places(self, digest: Digest) -> Sequence[BlobPlace]:
+        """The repositories where this blob was named or found, the newest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
@@ -80,7 +84,7 @@ class Chunks:
             raise LoopDetected("this request has been here before: instances are each other's parents")
         if name.chunk_size != self.source.chunk_size:
             raise NoSuchEndpoint(f"chunks here have {self.source.chunk_size} bytes (store.chunk_size)")
-        place = self._place(exchange, name)
+        place = await self._place(exchange, name)
         token = HOPS.set(hops)
         try:
             if name.index is None:
@@ -89,14 +93,23 @@ class Chunks:
         finally:
             HOPS.reset(token)
 
-    def _place(self, exchange: Exchange, name: ChunkName) -> BlobPlace:
-        """Where the request says that the blob lives; raises BlobUnknown without that, NameInvalid, UnknownUpstream."""
+    async def _place(self, exchange: Exchange, name: ChunkName) -> BlobPlace:
+        """Where the request says that the blob lives, or where it is known to (CVMFS clients, who read grafts here, cannot say).
+
+        Raises BlobUnknown without any of that, NameInvalid, UnknownUpstream.
+        """
         namespace, repository = exchange.header(NAMESPACE), exchange.header(REPOSITORY)
         upstream = routing.upstream(Asked(header=namespace), self.upstreams) if namespace else None
-        if upstream is None or repository is None:
-            raise BlobUnknown(f"say where the blob lives: {NAMESPACE} and {REPOSITORY}")
-        exchange.upstream = upstream
-        return BlobPlace(upstream, names.repository(repository), name.digest)
+        if upstream is not None and repository is not None:
+            place = BlobPlace(upstream, names.repository(repository), name.digest)
+        else:
+            known = (one for one in await self.source.places(name.digest) if one.upstream in self.upstreams)
+            found = next(known, None)
+            if found is None:
+                raise BlobUnknown(f"say where the blob lives: {NAMESPACE} and {REPOSITORY}")
+            place = found
+        exchange.upstream = place.upstream
+        return place
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 
 from registry_proxy.config import Server as Settings
 from registry_proxy.web.exchange import SERVER
@@ -12,8 +13,8 @@ from registry_proxy.web.failures import oci_body
 
 log = structlog.get_logger()
 
-MAX_HEADER = 64 << 10
-"""Bytes in a header line: containers/storage asks for 1,024 ranges in some 20 KB (2026-06); aiohttp's default is 8 KB."""
+MAX_HEADERS = 100
+"""Headers in a request; containerd sends nine."""
 
 _LINGER = 2.0
 """Seconds in which the body of a refused request is read and dropped, so that the client gets to see its answer."""
@@ -28,12 +29,14 @@ class Connection(web.RequestHandler):
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.idle_timeout,
             access_log=None,  # type: ignore[arg-type]
-            max_line_size=MAX_HEADER,
-            max_field_size=MAX_HEADER,
+            max_line_size=settings.max_url,
+            max_field_size=settings.max_header,  # containers/storage asks for 1,024 ranges in some 20 KB (2026-06)
+            max_headers=MAX_HEADERS,
             lingering_time=_LINGER,
             auto_decompress=False,
         )
         self._header_timeout = settings.header_timeout
+        self._max_url = settings.max_url
         self._silent: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -65,9 +68,23 @@ class Connection(web.RequestHandler):
             log.info("request.unreadable", client=request.remote, error=f"{type(exc).__name__}: {message}")
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is on the wire already")
-        body = oci_body("UNSUPPORTED", "the request is not readable HTTP")
+        status, why = self._too_long(exc) or (status, "the request is not readable HTTP")
+        body = oci_body("UNSUPPORTED", why)
         response = web.Response(
             status=status, body=body, headers={"Content-Type": "application/json", "Server": SERVER}
         )
         response.force_close()
         return response
+
+    def _too_long(self, error: BaseException | None) -> tuple[int, str] | None:
+        """The status and the words for a request beyond a limit (RFC 9110 §15.5.15, RFC 6585 §5), or None if it is another mistake.
+
+        aiohttp (3.14) has one error for the URL and for headers; the limit it names tells them apart.
+        """
+        if isinstance(error, LineTooLong):
+            if error.args[1] == self._max_url:
+                return HTTPStatus.REQUEST_URI_TOO_LONG, f"a URL may have {self._max_url} bytes"
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a header may have {error.args[1]} bytes"
+        if isinstance(error, BadHttpMessage) and error.message == "Too many headers received":
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request may have {MAX_HEADERS} headers"
+        return None

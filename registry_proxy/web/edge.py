@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from registry_proxy.config import Config
+from registry_proxy.config import Server as Settings
 from registry_proxy.errors import RegistryProxyError, StoreUnusable, UnknownUpstream, WriteRefused
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan import chunk_objects, routing
@@ -36,6 +37,7 @@ from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.exchange import ClientGone, Exchange
 from registry_proxy.web.health import Health
 from registry_proxy.web.heart import Blobs, Discovery, Manifests
+from registry_proxy.web.limits import Limits
 
 log = structlog.get_logger()
 
@@ -67,6 +69,7 @@ class Edge:
         chunks: Chunks,
         metrics: Metrics,
         health: Health,
+        limits: Limits,
     ) -> None:
         self.active = 0
         self._settings = config.server
@@ -77,6 +80,7 @@ class Edge:
         self._chunks = chunks
         self._metrics = metrics
         self._health = health
+        self._limits = limits
         self._idle = asyncio.Event()
         self._ids = itertools.count(1)
         self._instance = secrets.token_hex(3)
@@ -93,6 +97,10 @@ class Edge:
             if not self.active:
                 self._idle.set()
             self._observe(exchange)
+
+    def apply(self, settings: Settings) -> None:
+        """Hold these timeouts and limits from the next request on."""
+        self._settings = settings
 
     async def drained(self, seconds: float) -> None:
         """Wait until no request is being answered, but no longer than this."""
@@ -143,13 +151,15 @@ class Edge:
 
     async def _dispatch(self, exchange: Exchange) -> web.StreamResponse:
         request = exchange.request
+        await self._limits.turn(request.remote)
         if request.method not in ("GET", "HEAD"):
             raise WriteRefused("this registry is a read-only proxy")
         path, query = routing.split(request.raw_path)
         exchange.path = path
         if path.startswith(chunk_objects.ROOT):
             exchange.kind = "chunk"
-            return await self._chunks.answer(exchange, self._settings.idle_timeout)
+            async with self._limits.body():
+                return await self._chunks.answer(exchange, self._settings.idle_timeout)
         if not path.startswith("/v2"):
             answer = self._health.answer(exchange, path)
             exchange.kind = "health"
@@ -165,9 +175,10 @@ class Edge:
             case BlobRoute(name, digest):
                 where = self._target(exchange, name)
                 limits = self._settings
-                return await blobs.answer(
-                    exchange, self._blobs, where, digest, max_ranges=limits.max_ranges, stall=limits.idle_timeout
-                )
+                async with self._limits.body():
+                    return await blobs.answer(
+                        exchange, self._blobs, where, digest, max_ranges=limits.max_ranges, stall=limits.idle_timeout
+                    )
             case ManifestRoute(name, reference):
                 where = self._named(exchange, name)
                 ranges = self._settings.max_ranges

@@ -5,7 +5,16 @@ import math
 import msgspec
 from aiohttp import web
 
-from registry_proxy.errors import NotSoon, RangeUnsatisfiable, RegistryProxyError, UpstreamBusy, WriteRefused, answer
+from registry_proxy.errors import (
+    NotSoon,
+    Overloaded,
+    RangeUnsatisfiable,
+    RegistryProxyError,
+    TooManyRequests,
+    UpstreamBusy,
+    WriteRefused,
+    answer,
+)
 from registry_proxy.web.exchange import Exchange
 
 
@@ -30,7 +39,12 @@ def _own(error: RegistryProxyError) -> tuple[tuple[str, str], ...]:
     match error:
         case RangeUnsatisfiable(size=size):
             return (("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes"))
-        case UpstreamBusy(retry_after=seconds) | NotSoon(retry_after=seconds):
+        case (
+            UpstreamBusy(retry_after=seconds)
+            | NotSoon(retry_after=seconds)
+            | TooManyRequests(retry_after=seconds)
+            | Overloaded(retry_after=seconds)
+        ):
             return (("Retry-After", str(max(1, math.ceil(seconds)))),)
         case WriteRefused():
             return (("Allow", "GET, HEAD"),)

@@ -2,8 +2,10 @@
 
 import asyncio
 import functools
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -18,6 +20,9 @@ from registry_proxy.web.connection import Connection
 from registry_proxy.web.edge import Edge
 from registry_proxy.web.health import Health
 from registry_proxy.web.heart import Blobs, Discovery, Manifests
+from registry_proxy.web.limits import Limits
+from registry_proxy.web.sockets import Door, bound, unlink
+from registry_proxy.web.tls import Certificates
 
 log = structlog.get_logger()
 
@@ -29,7 +34,11 @@ _LAST_WORDS = 1.0
 
 
 class Face:
-    """All listeners of one instance. ``addresses``: where they really listen (port 0 becomes a port), in configured order."""
+    """All listeners of one instance.
+
+    ``addresses``: where those on TCP really listen (port 0 becomes a port), in configured order; ``urls``: all of them, Unix sockets
+    (``unix:PATH``) included.
+    """
 
     def __init__(
         self,
@@ -44,14 +53,23 @@ class Face:
         ready: Callable[[], str | None],
     ) -> None:
         self.addresses: list[tuple[str, int]] = []
+        self.urls: list[str] = []
+        self._paths: list[str] = []
         self._config = config
-        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, Health(metrics, stats, ready))
+        self._limits = Limits(config.server, metrics)
+        health = Health(metrics, stats, ready)
+        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, health, self._limits)
+        self._certificates: Certificates | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._listeners: list[asyncio.Server] = []
         self._servers: list[_Connections] = []
 
     async def start(self) -> None:
-        """Listen; raises ConfigInvalid, naming the key, if an address is malformed or taken. Nothing listens then."""
+        """Listen; raises ConfigInvalid, naming the key, if an address is malformed or taken or a certificate is wrong. Nothing listens then."""
         try:
+            if self._config.server.tls is not None:
+                self._certificates = Certificates(self._config.server.tls)
+                self._watch = asyncio.create_task(self._certificates.watch())
             for text in self._config.server.listen:
                 await self._listen("server.listen", text, None)
             for host, upstream in self._config.upstreams.items():
@@ -61,16 +79,31 @@ class Face:
             await self.stop()
             raise
 
+    async def apply(self, settings: Settings) -> None:
+        """Hold these limits and timeouts, and use these certificates, from now on; ``settings``: listens where and as it does already."""
+        self._config = msgspec.structs.replace(self._config, server=settings)
+        self._limits.apply(settings)
+        self._edge.apply(settings)
+        for server in self._servers:
+            server.settings = settings
+        if self._certificates is not None and settings.tls is not None:
+            await self._certificates.renew(settings.tls)
+
     def stop_accepting(self) -> None:
         """Take no new connections and no further requests on those that are open; running answers go on."""
         for listener in self._listeners:
             listener.close()
         for server in self._servers:
             server.pre_shutdown()
+        while self._paths:  # each once: somebody else may listen there by the time of the next call
+            unlink(self._paths.pop())
 
     async def stop(self) -> None:
         """Stop accepting, let running answers finish for the drain time, then cut what is left."""
         self.stop_accepting()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         await self._edge.drained(self._config.server.drain)
         await asyncio.gather(*(server.shutdown(_LAST_WORDS) for server in self._servers))
         await asyncio.gather(*(listener.wait_closed() for listener in self._listeners))
@@ -80,28 +113,50 @@ class Face:
     async def _listen(self, key: str, text: str, upstream: SourceHost | None) -> None:
         at = _parsed(key, text)
         server = _Connections(functools.partial(self._edge.handle, upstream), self._config.server)
-        loop = asyncio.get_running_loop()
+        self._servers.append(server)
         try:
-            listener = await loop.create_server(server, at.host or None, at.port, backlog=_BACKLOG)
+            doors = await bound(at, self._limits)
+            for door in doors:
+                self._listeners.append(await self._open(door, server))
         except OSError as error:
             raise ConfigInvalid(f"{key}: cannot listen on {text}: {error.strerror}") from error
-        self._servers.append(server)
-        self._listeners.append(listener)
-        name = listener.sockets[0].getsockname()
+        self._note(doors[0])
+        log.info("server.listening", address=text, url=self.urls[-1], upstream=upstream)
+
+    async def _open(self, door: Door, server: "_Connections") -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if self._certificates is None or door.family == socket.AF_UNIX:
+            return await loop.create_server(server, sock=door, backlog=_BACKLOG)
+        return await loop.create_server(
+            server,
+            sock=door,
+            backlog=_BACKLOG,
+            ssl=self._certificates.context,
+            ssl_handshake_timeout=self._config.server.header_timeout,
+            ssl_shutdown_timeout=_LAST_WORDS,
+        )
+
+    def _note(self, door: Door) -> None:
+        name = door.getsockname()
+        if door.family == socket.AF_UNIX:
+            self._paths.append(name)
+            self.urls.append(f"unix:{name}")
+            return
         self.addresses.append((name[0], name[1]))
-        log.info("server.listening", address=text, port=name[1], upstream=upstream)
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        self.urls.append(f"{'http' if self._certificates is None else 'https'}://{host}:{name[1]}")
 
 
 class _Connections(web.Server):
-    """The connections of one listener."""
+    """The connections of one listener. ``settings``: of those to come."""
 
     def __init__(self, handle: Handle, settings: Settings) -> None:
         super().__init__(handle, handler_cancellation=True)
-        self._settings = settings
+        self.settings = settings
 
     def __call__(self) -> Connection:
         """A fresh connection."""
-        return Connection(self, self._settings)
+        return Connection(self, self.settings)
 
 
 def _parsed(key: str, text: str) -> Address:

@@ -7,7 +7,7 @@ import asyncio
 import ssl
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from cryptography import x509
@@ -68,9 +68,16 @@ class _Renewable(ssl.SSLContext):
 
     newest: ssl.SSLContext
 
-    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
         """One connection's TLS."""
-        return self.newest.wrap_bio(*args, **options)
+        return self.newest.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def _marks(settings: Tls) -> _Marks:
@@ -91,7 +98,7 @@ def _load(settings: Tls) -> tuple[ssl.SSLContext, datetime]:
     context.minimum_version = _VERSIONS[settings.minimum]
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    expires = _expiry(_read("certificate", settings.certificate))
+    expires = _expiry(settings.certificate)
     _load_pair(context, settings)
     if settings.client_ca is not None:
         authorities = _read("client_ca", settings.client_ca)
@@ -113,6 +120,8 @@ def _load_pair(context: ssl.SSLContext, settings: Tls) -> None:
     except ssl.SSLError as error:
         why = "does not belong to the certificate" if error.reason == "KEY_VALUES_MISMATCH" else "not a key (PEM)"
         raise ConfigInvalid(f"server.tls.key: {settings.key}: {why}") from None
+    except OSError as error:  # gone since it was read
+        raise ConfigInvalid(f"server.tls: {error.strerror}") from None
 
 
 def _read(key: str, path: Path) -> bytes:
@@ -122,9 +131,9 @@ def _read(key: str, path: Path) -> bytes:
         raise ConfigInvalid(f"server.tls.{key}: {path}: {error.strerror}") from None
 
 
-def _expiry(pem: bytes) -> datetime:
-    """When the first certificate, the server's own, expires."""
+def _expiry(path: Path) -> datetime:
+    """When the first certificate of a file, the server's own, expires."""
     try:
-        return x509.load_pem_x509_certificates(pem)[0].not_valid_after_utc
+        return x509.load_pem_x509_certificates(_read("certificate", path))[0].not_valid_after_utc
     except ValueError:
-        raise ConfigInvalid("server.tls.certificate: not a certificate (PEM)") from None
+        raise ConfigInvalid(f"server.tls.certificate: {path}: no certificate (PEM)") from None

@@ -1,0 +1,1 @@
+"""Images written to where others carry them: trees for CVMFS."""
