@@ -49,11 +49,12 @@ def mirrors(config: Config, server: str) -> list[Mirror]:
 
 
 def _mirror(host: SourceHost, listen: tuple[str, ...], server: str) -> Mirror:
-    if not listen:
+    own = next((at for at in map(Address.parse, listen) if at.path is None), None)
+    if own is None:
         return Mirror(host, server, own=False)
     url = urlsplit(server)
     name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-    return Mirror(host, f"{url.scheme}://{name}:{Address.parse(listen[0]).port}", own=True)
+    return Mirror(host, f"{url.scheme}://{name}:{own.port}", own=True)
 
 
 def containerd(found: list[Mirror]) -> list[ClientFile]:

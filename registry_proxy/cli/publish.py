@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from registry_proxy.cli.http import Instance
 from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, image_name
 from registry_proxy.cli.output import print_json
 from registry_proxy.cli.platforms import Wanted
-from registry_proxy.cli.publishing import Published, chunk_size_of, expand, publish_image
+from registry_proxy.cli.publishing import Published, chunk_size_of, publish_all, publish_image
 from registry_proxy.cli.warm import Bars, through_instance
 from registry_proxy.config.units import size_text
 from registry_proxy.errors import ConfigInvalid
@@ -64,7 +65,8 @@ def publish(
     def work(instance: Instance) -> list[Published]:
         chunk_size = chunk_size_of(instance)
         with Tree(to, (chunk_size, hash) if graft else None) as tree, Bars() as bars:
-            return [publish_image(instance, one, wanted, tree, chunk_size, bars) for one in expand(instance, wishes)]
+            one = partial(publish_image, instance, wanted=wanted, tree=tree, chunk_size=chunk_size, watcher=bars)
+            return publish_all(instance, wishes, one)
 
     found = asyncio.run(through_instance(config, server, work))
     if json:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from registry_proxy.cli.http import Instance, InstanceUnreachable
-from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, image_name, server_url
+from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name, server_url
 from registry_proxy.cli.output import print_json
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.warming import Warmed, Watcher, warm_image
@@ -37,6 +38,7 @@ def warm(
         ),
     ] = (),
     server: Server = None,
+    ca: Ca = None,
     json: Json = False,
     setup: Setup = NO_FLAGS,
 ) -> int:
@@ -48,7 +50,7 @@ def warm(
 
     - `registry-proxy warm docker.io/library/alpine:3.20`
     - `registry-proxy warm --platform linux/amd64 --platform linux/arm64 quay.io/centos/centos:stream9`
-    - `registry-proxy warm --server http://cache.example:5000 --json ghcr.io/example/analysis:latest`
+    - `registry-proxy warm --server https://cache.example:5000 --ca ca.pem --json ghcr.io/example/analysis:latest`
     """
     if not images:
         raise ConfigInvalid("warm: name at least one image")
@@ -60,7 +62,7 @@ def warm(
         with Bars() as bars:
             return [warm_image(instance, name, wanted, bars) for name in names]
 
-    found = asyncio.run(through_instance(config, server, work))
+    found = asyncio.run(through_instance(config, server, work, ca))
     if json:
         print_json({"images": [asdict(one) for one in found]})
     else:
@@ -68,12 +70,14 @@ def warm(
     return 1 if any(one.error for one in found) else 0
 
 
-async def through_instance(config: Config, server: str | None, work: Callable[[Instance], T]) -> T:
+async def through_instance(
+    config: Config, server: str | None, work: Callable[[Instance], T], ca: Path | None = None
+) -> T:
     """Run blocking work against the instance at ``server``, else the configured one, else one of our own; what it returns.
 
-    Raises InstanceUnreachable if ``server`` is given and nobody answers there.
+    ``ca``: who signs its certificate.     Raises InstanceUnreachable if ``server`` is given and nobody answers there.
     """
-    instance = Instance(server_url(server, config))
+    instance = Instance(server_url(server, config), ca=ca)
     if await asyncio.to_thread(instance.alive):
         return await _stoppable(instance, work)
     if server is not None:

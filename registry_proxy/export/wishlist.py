@@ -72,7 +72,7 @@ def parse(text: str) -> tuple[Wish, ...]:
 def _wish(entry: str) -> Wish:
     """An image by its URL, ``https://HOST/REPOSITORY:TAG``; raises ConfigInvalid."""
     url = urlsplit(entry)
-    if url.scheme not in ("http", "https") or not url.netloc or url.query or url.fragment:
+    if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query or url.fragment:
         raise ConfigInvalid(f"{entry[:160]}: not the URL of an image")
     host = "docker.io" if url.netloc.lower() in _HUB_NAMES else url.netloc
     name, colon, tag = url.path[1:].rpartition(":")

@@ -168,7 +168,9 @@ class BlobFlights:
 
     def check_patience(self, index: int, wish: Wish) -> None:
         """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting (unless it
-        is the very next one: nobody can have it sooner), and NoRoom if a range-less stream that could not be kept has passed it, or is too far from it."""
+        is the very next one: nobody can have it sooner), and NoRoom if a range-less stream that could not be kept has passed
+        it, or is too far from it.
+        """
         self._check_room(index, wish)
         patience = self._heart.policy.patience
         for flight in self._flights:

@@ -65,7 +65,8 @@ class Wish:
     def next_run(self, absent: Callable[[int], bool], longest: int) -> Run | None:
         """The next run of adjacent wanted chunks that are absent; moves the cursor past it and past what is not absent."""
         chunks = self.chunks
-        while self.cursor < len(chunks) and not absent(chunks[self.cursor]):
+        self.cursor = max(self.cursor, self.position)
+        while self.cursor < len(chunks) and (chunks[self.cursor] in self._done or not absent(chunks[self.cursor])):
             self.cursor += 1
         if self.cursor == len(chunks):
             return None

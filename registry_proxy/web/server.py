@@ -64,6 +64,11 @@ class Face:
         self._listeners: list[asyncio.Server] = []
         self._servers: list[_Connections] = []
 
+    @property
+    def settings(self) -> Settings:
+        """What it holds now."""
+        return self._config.server
+
     async def start(self) -> None:
         """Listen; raises ConfigInvalid, naming the key, if an address is malformed or taken or a certificate is wrong. Nothing listens then."""
         try:

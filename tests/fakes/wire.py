@@ -1,6 +1,7 @@
 """A client that sends exactly the bytes it is told to and sees exactly what comes back."""
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesParser
@@ -40,13 +41,17 @@ class Answer:
 
 
 class Wire:
-    """One connection."""
+    """One connection. ``address``: host and port, or the path of a Unix socket; ``tls``: what the client trusts and shows."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int] | str, tls: ssl.SSLContext | None = None) -> None:
         self._address = address
+        self._tls = tls
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(*self._address, limit=1 << 20)
+        if isinstance(self._address, str):
+            self.reader, self.writer = await asyncio.open_unix_connection(self._address, limit=1 << 20)
+        else:
+            self.reader, self.writer = await asyncio.open_connection(*self._address, limit=1 << 20, ssl=self._tls)
         return self
 
     async def __aexit__(

@@ -48,3 +48,11 @@ def test_a_contiguous_wish_can_be_extended() -> None:
     assert list(wish.chunks) == [3, 4]
     wish.extend(8)
     assert list(wish.chunks) == [3, 4, 5, 6, 7]
+
+
+def test_what_the_reader_is_done_with_is_never_planned_for() -> None:
+    """A reader that came late to a running stream has planned nothing itself; at the end of the stream it wants nothing back."""
+    wish = Wish(range(6))
+    wish.advance(3)
+    wish.finish(4)
+    assert wish.next_run(lambda index: index != 3, 9) == Run(5, 6)

@@ -10,6 +10,7 @@ from tests.setup.cache import SetupError, run, say
 
 NEEDED = (
     "apache2-utils",
+    "bindfs",
     "conmon",
     "containerd",
     "debootstrap",

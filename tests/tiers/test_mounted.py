@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 from registry_proxy.telemetry.metrics import Metrics
-from registry_proxy.tiers import tree
+from registry_proxy.tiers import mounted, tree
 from registry_proxy.tiers.mounted import MountedTier
 from registry_proxy.tiers.stack import NO_TIERS, Stack, TierFailed
 from tests.tiers.blobs import CHUNK, Blob, noise
@@ -266,18 +266,24 @@ async def test_a_read_that_hangs_fails_in_time(bench: Bench, stuck: Callable[[st
     await settled(lambda: descriptors() <= before)
 
 
-async def test_tries_of_a_hung_mount_do_not_pile_up(bench: Bench, stuck: Callable[[str], threading.Event]) -> None:
+async def test_tries_of_a_hung_mount_do_not_pile_up(
+    tmp_path: Path, stuck: Callable[[str], threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A mount that hangs for an hour holds a bounded number of threads."""
+    monkeypatch.setattr(mounted, "_THREADS", 1)
+    monkeypatch.setattr(mounted, "_HUNG", 2)
+    bench = Bench(tmp_path)
     blob = noise(CHUNK)
     bench.publish(blob)
     stuck("open_blob")
     stuck("look")
     assert await bench.read(blob, Span(0, 5)) is None
-    for tries in range(1, 30):
+    for tries in range(1, 6):
         bench.now += 30
         assert await bench.read(blob, Span(0, 5)) is None
         await settled(lambda tries=tries: bench.failures("timeout") == 1 + tries)
-    assert bench.tier.stats()["hung"] == 24
+    assert bench.tier.stats()["hung"] == 3
+    await bench.tier.close()
 
 
 async def test_a_wrong_blob_is_not_found_again(bench: Bench) -> None:

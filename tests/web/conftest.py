@@ -36,7 +36,7 @@ async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIt
         upstreams: dict[str, Upstream] | None = None, ready: Callable[[], str | None] = lambda: None, **server: object
     ) -> Face:
         hosts = upstreams or {host: Upstream(urls=(f"https://{host}",)) for host in ("docker.io", "registry.test")}
-        settings = Server(listen=("127.0.0.1:0",), **{"drain": 0.5, **server})  # type: ignore[arg-type]
+        settings = Server(**{"listen": ("127.0.0.1:0",), "drain": 0.5, **server})  # type: ignore[arg-type]
         named = {SourceHost(host): upstream for host, upstream in hosts.items()}
         config = Config(store=Store(path=tmp_path), upstreams=named, server=settings)
         face = Face(

@@ -193,6 +193,9 @@ class MemoryHeart:
             raise BlobUnknown(f"{place.digest} has not been verified here")
         return self.lists[str(place.digest)]
 
+    async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
+        return ()
+
     async def get(
         self, upstream: SourceHost, repository: Repository, reference: Reference, *, no_cache: bool = False
     ) -> ServedManifest:

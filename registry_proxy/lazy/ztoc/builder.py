@@ -3,7 +3,6 @@
 Memory: the inflater's buffer (under 1 MiB), the points (32 KiB per span of uncompressed data) and the entries: ``Bounds.index`` at most.
 """
 
-from types import TracebackType
 from typing import Final, Self
 
 from registry_proxy.lazy.failures import LayerRefused
@@ -37,7 +36,7 @@ class ZtocBuilder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def feed(self, data: bytes) -> None:

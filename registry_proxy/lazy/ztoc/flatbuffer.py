@@ -96,7 +96,7 @@ class Writer:
 
 
 class Buffer:
-    """A buffer from anywhere. Every place is checked; in all no more text is handed out than ``4 ×`` the buffer's length."""
+    """A buffer from anywhere. Every place is checked; in all no more text is handed out than four times the buffer's length."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -9,7 +9,7 @@ ctypes releases the interpreter during each call; so no compiled extension of ou
 import ctypes
 import ctypes.util
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from registry_proxy.lazy.failures import LayerRefused
 
@@ -48,7 +48,7 @@ class _Stream(ctypes.Structure):
 
 
 @cache
-def _library() -> Any:
+def _library() -> ctypes.CDLL:
     for name in ("libz.so.1", ctypes.util.find_library("z"), "libz.so"):
         if name is None:
             continue
@@ -97,7 +97,7 @@ class Inflater:
     @property
     def block_end(self) -> bool:
         """True if inflate stopped after a stream header or after a block that is not the last one (zlib.h, Z_BLOCK)."""
-        return self._z.data_type & 0xC0 == 0x80
+        return bool(self._z.data_type & 0xC0 == 0x80)
 
     @property
     def bits(self) -> int:

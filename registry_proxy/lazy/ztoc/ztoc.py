@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from registry_proxy.errors import DigestInvalid
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.ztoc.flatbuffer import Buffer, Field, Table, Writer
 from registry_proxy.lazy.ztoc.inflate import WINDOW
@@ -107,11 +108,18 @@ def parse(data: bytes) -> Ztoc:
         compressed=root.number(2, "q"),
         uncompressed=root.number(3, "q"),
         entries=tuple(sorted(map(_entry, root.table(4).tables(0)), key=lambda entry: entry.offset)),
-        digests=tuple(Digest.parse(text.decode("ascii", "replace")) for text in info.strings(2)),
+        digests=tuple(_digest(text) for text in info.strings(2)),
         points=info.octets(3),
     )
     _check(ztoc, info.number(1, "i"))
     return ztoc
+
+
+def _digest(text: bytes) -> Digest:
+    try:
+        return Digest.parse(text.decode("ascii", "replace"))
+    except DigestInvalid as error:
+        raise IndexInvalid(f"a zTOC with a malformed digest: {error}") from error
 
 
 def _entry(table: Table) -> Entry:

@@ -1,0 +1,66 @@
+"""Reading an eStargz layer: its TOC first, then files by their members."""
+
+import io
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from registry_proxy.lazy.estargz.footer import Footer
+from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.files import Read, read_exactly
+from registry_proxy.lazy.toc import MAX_TOC, TocIndex
+from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.chunks import Span
+
+_GZIP: Final = 31
+_PIECE: Final = 1 << 20
+_TOC_NAME: Final = "stargz.index.json"
+
+
+def toc_span(footer: Footer, size: int) -> Span:
+    """Where a layer of ``size`` bytes keeps its TOC; raises IndexInvalid if it is not there."""
+    if footer.toc is None:
+        raise IndexInvalid("an eStargz layer whose TOC is kept in an image of its own")
+    if not 0 <= footer.toc <= size - footer.length or size - footer.toc > MAX_TOC:
+        raise IndexInvalid("an eStargz footer that points outside the layer")
+    return Span(footer.toc, size - footer.length)
+
+
+def open_index(footer: Footer, size: int, read: Read, digest: Digest | None = None) -> TocIndex:
+    """The index of an eStargz layer; ``digest``: what the TOC must hash to, if that is known. Raises IndexInvalid."""
+    span = toc_span(footer, size)
+    toc = _toc(read_exactly(read, span))
+    if digest is not None and not digest.matches(toc):
+        raise IndexInvalid("the layer's TOC does not hash to what its manifest says")
+    return TocIndex("estargz", toc, size, span.start, inflate)
+
+
+def inflate(member: bytes) -> Iterator[bytes]:
+    """The bytes of gzip members; raises IndexInvalid."""
+    while member:
+        stream = zlib.decompressobj(_GZIP)
+        try:
+            yield stream.decompress(member, _PIECE)
+            while stream.unconsumed_tail:
+                yield stream.decompress(stream.unconsumed_tail, _PIECE)
+            yield stream.flush()
+        except zlib.error as error:
+            raise IndexInvalid(f"a damaged gzip member in the layer: {error}") from error
+        if not stream.eof:
+            raise IndexInvalid("a gzip member of the layer is cut short")
+        member = stream.unused_data
+
+
+def _toc(member: bytes) -> bytes:
+    """The TOC's JSON: the one file of the small tar that the member holds."""
+    stream = zlib.decompressobj(_GZIP)
+    try:
+        data = stream.decompress(member, MAX_TOC)
+        if not stream.eof:
+            raise IndexInvalid(f"the layer's TOC is cut short, or larger than {MAX_TOC} bytes")
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            file = archive.extractfile(_TOC_NAME)
+            return file.read() if file else b""
+    except (zlib.error, tarfile.TarError, KeyError, EOFError) as error:
+        raise IndexInvalid(f"the layer's TOC cannot be read: {error}") from error
