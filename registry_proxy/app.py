@@ -13,6 +13,8 @@ import structlog
 from registry_proxy import __version__
 from registry_proxy.access.proofs import Proofs
 from registry_proxy.config import Config, Forwarding
+from registry_proxy.config.changes import changes
+from registry_proxy.errors import ConfigInvalid
 from registry_proxy.net.forward import ForwardProxies
 from registry_proxy.net.hops import new_identity
 from registry_proxy.net.upstream import UpstreamClient
@@ -35,6 +37,7 @@ from registry_proxy.tiers.records import Records
 from registry_proxy.tiers.stack import Stack
 from registry_proxy.tiers.store import ChunkStore, open_store
 from registry_proxy.web.chunks import Chunks
+from registry_proxy.web.limits import raise_open_files
 from registry_proxy.web.server import Face
 
 _log = structlog.get_logger()
@@ -153,30 +156,46 @@ def _in_order(names: Sequence[str], sources: Sequence[Source]) -> tuple[Source, 
     return tuple(source for name in names for source in sources if source.name.partition(":")[0] == name)
 
 
-async def serve(config: Config, *, ready: Callable[[list[str]], None] | None = None) -> None:
-    """Run an instance until SIGTERM or SIGINT. ``ready`` gets the URLs it listens on.
+async def serve(
+    config: Config,
+    *,
+    ready: Callable[[list[str]], None] | None = None,
+    reread: Callable[[], Config] | None = None,
+) -> None:
+    """Run an instance until SIGTERM or SIGINT. ``ready`` gets the URLs it listens on; ``reread``: the configuration, at SIGHUP.
 
-    Raises StoreUnusable, or ConfigInvalid for an address that cannot be listened on.
+    Raises StoreUnusable, or ConfigInvalid for an address that cannot be listened on or a certificate that is wrong.
     """
     logs.configure(config.log)
-    stop = asyncio.Event()
+    raise_open_files()
+    signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if reread else ())):
+        loop.add_signal_handler(number, signals.put_nowait, number)
     async with assemble(config) as instance:
         await instance.face.start()
         try:
             _log.info("server.ready", version=__version__, store=str(config.store.path))
             if ready is not None:
-                ready([f"http://{_host(host)}:{port}" for host, port in instance.face.addresses])
-            await stop.wait()
+                ready(instance.face.urls)
+            while await signals.get() == signal.SIGHUP and reread is not None:
+                config = await _reloaded(instance.face, config, reread)
             _log.info("server.stopping", drain=config.server.drain)
         finally:
             await instance.face.stop()
 
 
-def _host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+async def _reloaded(face: Face, running: Config, reread: Callable[[], Config]) -> Config:
+    """The configuration that holds after a SIGHUP: the running one if the new one is wrong."""
+    try:
+        found = changes(running, await asyncio.to_thread(reread))
+    except (ConfigInvalid, OSError) as error:
+        _log.error("config.refused", error=str(error))
+        return running
+    logs.set_level(found.config.log.level)
+    await face.apply(found.config.server)
+    _log.info("config.reloaded", changed=", ".join(found.now), needs_restart=", ".join(found.later))
+    return found.config
 
 
 def _stats(instance: Instance) -> dict[str, object]:

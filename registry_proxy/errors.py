@@ -173,6 +173,14 @@ class StoreBroken(StoreTrouble):
     """The disk is read-only, fails, or takes too long."""
 
 
+class TierFailed(RegistryProxyError):
+    """A tier beside the store does not give a blob's bytes: the next place answers instead. No client ever sees this."""
+
+
+class PublishFailed(RegistryProxyError):
+    """What was to be published is wrong, or the tree cannot be written."""
+
+
 class ConfigInvalid(RegistryProxyError):
     """The configuration is wrong; the text names the file and the key."""
 
@@ -219,6 +227,8 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     StoreTrouble: Answer(503, "UNKNOWN"),
     StoreFull: Answer(503, "UNKNOWN"),
     StoreBroken: Answer(503, "UNKNOWN"),
+    TierFailed: Answer(503, "UNKNOWN"),
+    PublishFailed: Answer(500, "UNKNOWN"),
     ConfigInvalid: Answer(500, "UNKNOWN"),
 }
 

@@ -135,6 +135,15 @@ WRONG = [
     ("[server]\nlisten = '127.0.0.1:5000'", "server.listen: expected array, got str"),
     ("[server]\nlisten = []", "server.listen: at least one address"),
     ("[server]\nmax_ranges = 0", "server.max_ranges: more than 0"),
+    ("[server]\nbodies = 0", "server.bodies: more than 0"),
+    ("[server]\nqueue = -1", "server.queue: not less than 0"),
+    ("[server]\nmax_url = '64KiB'", "server.max_header: between 4KiB and 1MiB, and more than max_url"),
+    ("[server]\nlisten = ['unix:x.sock']", "server.listen[0]: 'unix:x.sock' is not an address"),
+    ("[server]\ntls = true", "server.tls: expected a table | null, got bool"),
+    ("[server.tls]\ncertificate = 'a'", "server.tls: object missing required field key"),
+    ("[server.tls]\ncertificat = 'a'", "server.tls.certificat: unknown key (did you mean certificate?)"),
+    ("[server.tls]\ncertificate='a'\nkey='b'\nminimum='1.1'", "server.tls.minimum: one of 1.2, 1.3"),
+    ("[policy]\nsources = ['squid']", "policy.sources[0]: one of parent, cvmfs-http, upstream"),
     ("[store]\nlimit = '12 apples'", "store.limit: '12 apples' is not a size"),
     ("[store]\nlimit = '120%'", "store.limit: '120%' is not between"),
     ("[store]\nlimit = '1MiB'", "store.limit: a store holds at least 16 chunks"),
@@ -344,6 +353,7 @@ class TestAddress:
             ("0.0.0.0:5000", "0.0.0.0", 5000, "127.0.0.1:5000", False),
             ("[::]:5000", "::", 5000, "[::1]:5000", False),
             ("cache.example:80", "cache.example", 80, "cache.example:80", False),
+            ("unix:/run/x.sock", "", 0, "127.0.0.1:0", True),
         ],
     )
     def test_addresses(self, text: str, host: str, port: int, netloc: str, loopback: bool) -> None:
@@ -352,7 +362,22 @@ class TestAddress:
         assert (address.host, address.port, address.netloc, address.is_loopback) == (host, port, netloc, loopback)
 
     @pytest.mark.parametrize(
-        "text", ["", "5000", "::1:5000", "[::1]", "a:b", "a:123456", "a:70000", "[g::]:1", "http://a:1", "a b:1"]
+        "text",
+        [
+            "",
+            "5000",
+            "::1:5000",
+            "[::1]",
+            "a:b",
+            "a:123456",
+            "a:70000",
+            "[g::]:1",
+            "http://a:1",
+            "a b:1",
+            "unix:",
+            "unix:x.sock",
+            "unix:/" + 107 * "x",
+        ],
     )
     def test_no_addresses(self, text: str) -> None:
         """What is no address is refused."""

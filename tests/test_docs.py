@@ -17,6 +17,7 @@ from registry_proxy.cli.main import app
 from registry_proxy.config import (
     Account,
     Config,
+    Cvmfs,
     CvmfsHttp,
     Forwarding,
     Logging,
@@ -45,6 +46,7 @@ SECTIONS: dict[str, type] = {
     'upstream."HOST"': Upstream,
     'upstream."HOST".timeouts': Timeouts,
     'upstream."HOST".account': Account,
+    "[cvmfs]": Cvmfs,
     "[cvmfs_http]": CvmfsHttp,
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -77,7 +79,7 @@ def commands() -> Iterator[tuple[str, str]]:
 def test_every_command_shown_parses(page: str, line: str) -> None:
     """A command line in the documentation is one that the program takes."""
     command, _, _ = app.parse_args(shlex.split(line)[1:], print_error=False, exit_on_error=False)
-    assert command.__name__ == shlex.split(line)[1], page
+    assert command.__name__ in shlex.split(line)[1:3], page
 
 
 def test_inline_commands_name_verbs() -> None:
@@ -197,7 +199,7 @@ class TestCompleteFile:
 
     def test_what_is_commented_out_loads_too(self, tmp_path: Path) -> None:
         """Each commented key, uncommented, is accepted (of the account's three ways, one)."""
-        text = re.sub(r"^# (?=(\w+ = |\[server|\[upstream|\[\[cvmfs_http))", "", self.FILE.read_text(), flags=re.MULTILINE)
+        text = re.sub(r"^# (?=(\w+ = |\[server|\[upstream|\[\[cvmfs))", "", self.FILE.read_text(), flags=re.MULTILINE)
         text = re.sub(r"^password(_file)? = .*\n", "", text, flags=re.MULTILINE)
         file = tmp_path / "proxy.toml"
         file.write_text(text)
@@ -249,9 +251,11 @@ def test_every_option_is_in_the_page_about_the_command_line() -> None:
         if verb.startswith("-"):
             continue
         assert f"\n## {verb}\n" in text
-        for argument in app[verb].assemble_argument_collection():
-            for name in argument.names:
-                assert name in text or not name.startswith("--"), f"{verb} {name}"
+        below = [app[verb][name] for name in app[verb] if not name.startswith("-")]
+        for command in below or [app[verb]]:
+            for argument in command.assemble_argument_collection():
+                for name in argument.names:
+                    assert name in text or not name.startswith("--"), f"{verb} {name}"
 
 
 def test_alerts_watch_metrics_that_exist() -> None:

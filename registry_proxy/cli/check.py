@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from registry_proxy.cli.findings import Probed, StoreFound
+from registry_proxy.cli.findings import Probed, StoreFound, TierFound
 from registry_proxy.cli.options import NO_FLAGS, Json, Setup, image_name
 from registry_proxy.cli.output import print_json, print_table
 from registry_proxy.config import Config, Logging
@@ -38,7 +38,7 @@ def check(
     - `registry-proxy check --upstream gitlab.example=http://127.0.0.1:5001 --json`
     """
     from registry_proxy.cli.advice import look_at_store, warnings
-    from registry_proxy.cli.probe import probe_all
+    from registry_proxy.cli.probe import look_at_tiers, probe_all
     from registry_proxy.telemetry import logs
 
     config = setup.load()
@@ -47,12 +47,17 @@ def check(
     advice = list(warnings(config, store))
     logs.configure(Logging(level="error"))  # a retry is no news here
     probes = asyncio.run(probe_all(config, images))
+    tiers = asyncio.run(look_at_tiers(config))
     good = store.error is None and not any(one.error for one in probes)
     if json:
-        found = {"upstreams": [asdict(one) for one in probes], "store": asdict(store), "warnings": advice}
-        print_json({"ok": good, **found})
+        found = {
+            "upstreams": [asdict(one) for one in probes],
+            "store": asdict(store),
+            "tiers": [asdict(one) for one in tiers],
+        }
+        print_json({"ok": good, **found, "warnings": advice})
     else:
-        _show(probes, store, advice)
+        _show(probes, store, tiers, advice)
     return 0 if good else 1
 
 
@@ -63,7 +68,7 @@ def _by_upstream(config: Config, images: list[ImageName]) -> dict[SourceHost, Im
     return {image.host: image for image in images}
 
 
-def _show(probes: list[Probed], store: StoreFound, advice: list[str]) -> None:
+def _show(probes: list[Probed], store: StoreFound, tiers: list[TierFound], advice: list[str]) -> None:
     columns = ("upstream", "url", "answers", "authorization", "ranges", "multi-range", "time")
     print_table("upstreams", columns, (_row(one) for one in probes))
     if any(one.ranges == "unknown" and not one.error for one in probes):
@@ -72,6 +77,8 @@ def _show(probes: list[Probed], store: StoreFound, advice: list[str]) -> None:
     print(
         f"store {store.path}: {verdict}; {store.file_system}, {size_text(store.free)} free, limit {size_text(store.limit)}"
     )
+    for tier in tiers:
+        print(f"cvmfs {tier.path}: {'no: ' + tier.error if tier.error else 'answers'}")
     for line in advice:
         print(f"warning: {line}")
 

@@ -35,3 +35,11 @@ class StoreFound:
     free: int
     limit: int
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TierFound:
+    """A mounted tier. ``error``: None if it answers."""
+
+    path: str
+    error: str | None = None

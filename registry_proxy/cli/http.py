@@ -70,13 +70,13 @@ class Instance:
     ) -> int:
         """Hand the body at a path to ``receive`` block by block; the number of bytes.
 
-        A busy instance is asked again when it says so. Raises InstanceUnreachable, InstanceRefused (a status other than 200,
-        fewer bytes than promised, more than ``limit``) or Stopped.
+        A busy instance is asked again when it says so. Raises InstanceUnreachable, InstanceRefused (a status other than 200, or
+        206 where ``headers`` have a Range, fewer bytes than promised, more than ``limit``) or Stopped.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             with self._answer(path, headers, self.timeout) as answer:
                 if answer.status not in _BUSY or attempt == _ATTEMPTS:
-                    return self._body(path, answer, receive, limit)
+                    return self._body(path, answer, receive, limit, 206 if "Range" in headers else 200)
                 wait = _retry_after(answer)
             if self._stopped.wait(wait):
                 break
@@ -129,9 +129,14 @@ class Instance:
             raise Stopped("stopped")
 
     def _body(
-        self, path: str, answer: http.client.HTTPResponse, receive: Callable[[bytes], object], limit: int | None
+        self,
+        path: str,
+        answer: http.client.HTTPResponse,
+        receive: Callable[[bytes], object],
+        limit: int | None,
+        status: int,
     ) -> int:
-        if answer.status != 200:
+        if answer.status != status:
             raise InstanceRefused(_refusal(answer) or f"{self.url}{path} answered {answer.status}", answer.status)
         promised, count = answer.length, 0
         while block := answer.read(BLOCK):

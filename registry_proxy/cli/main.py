@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 from registry_proxy import __version__
 from registry_proxy.cli.check import check
 from registry_proxy.cli.hosts import hosts
+from registry_proxy.cli.lazy import lazy
 from registry_proxy.cli.publish import publish
 from registry_proxy.cli.serve import serve
 from registry_proxy.cli.stats import stats
@@ -41,6 +42,7 @@ app.command(warm, sort_key=4)
 app.command(publish, sort_key=5)
 app.command(stats, sort_key=6)
 app.command(verify, sort_key=7)
+app.command(lazy)
 
 
 def run(tokens: Sequence[str]) -> int:

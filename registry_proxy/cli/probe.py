@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 
-from registry_proxy.cli.findings import Known, Probed
+from registry_proxy.cli.findings import Known, Probed, TierFound
 from registry_proxy.config import Config, Upstream
 from registry_proxy.errors import BlobUnknown, ManifestInvalid, RegistryProxyError
 from registry_proxy.net.upstream import Ask, UpstreamClient
@@ -15,6 +15,7 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import ImageName, Reference, Repository, SourceHost
 from registry_proxy.sources.registry import Registry
 from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.tiers.mounted import MountedTier
 
 _ANY_ANSWER = frozenset({200, 206, 400, 416, 501})
 """What registries say to ranges they do not like."""
@@ -79,3 +80,13 @@ async def _largest_blob(registry: Registry, repository: Repository, reference: R
     if largest is None:
         raise ManifestInvalid(f"{repository}: the manifest names no blob to try ranges on")
     return largest.digest
+
+
+async def look_at_tiers(config: Config) -> list[TierFound]:
+    """Every mounted tier, each within its time limit."""
+    found = []
+    for mount in config.cvmfs:
+        tier = MountedTier("cvmfs", mount.path, mount.time_limit, config.store.chunk_size, Metrics())
+        found.append(TierFound(str(mount.path), await tier.probe()))
+        await tier.close()
+    return found

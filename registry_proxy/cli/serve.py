@@ -12,7 +12,7 @@ from registry_proxy.config.units import size_text
 
 
 def serve(*, setup: Setup = NO_FLAGS) -> None:
-    """Run the proxy until SIGTERM or Ctrl-C.
+    """Run the proxy until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
 
     For example:
 
@@ -29,7 +29,7 @@ def serve(*, setup: Setup = NO_FLAGS) -> None:
             print(welcome(config, urls), file=sys.stderr, flush=True)
         notify_systemd(os.environ.get("NOTIFY_SOCKET"))
 
-    asyncio.run(run(config, ready=ready))
+    asyncio.run(run(config, ready=ready, reread=setup.load))
 
 
 def welcome(config: Config, urls: list[str]) -> str:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from registry_proxy.errors import RegistryProxyError
+from registry_proxy.errors import PublishFailed
 from registry_proxy.export import grafts
 from registry_proxy.oci.content import HintedBlob
 from registry_proxy.oci.digest import Digest
@@ -21,10 +21,6 @@ from registry_proxy.oci.names import Repository, SourceHost, Tag
 from registry_proxy.tiers.tree import blob_path, chunks_path, manifests_path
 
 _PARTIAL: Final = ".partial"
-
-
-class PublishFailed(RegistryProxyError):
-    """What was to be published is wrong, or the tree cannot be written."""
 
 
 class BlobWriter(Protocol):
@@ -171,15 +167,15 @@ class _Grafts:
         with _told():
             if self._buffer:
                 self._chunk(len(self._buffer))
+            for written in self._partial.iterdir():  # all at the end: one by one, each would wait for the disk alone
+                _flush(written)
             _flush(self._partial)
             _appear(self._partial, self._target)
 
     def _chunk(self, size: int) -> None:
         name = str(self._count)
         (self._partial / name).touch()
-        marker = self._partial / grafts.marker(name)
-        marker.write_bytes(grafts.graft(bytes(self._buffer[:size]), self._algorithm))
-        _flush(marker)
+        (self._partial / grafts.marker(name)).write_bytes(grafts.graft(bytes(self._buffer[:size]), self._algorithm))
         del self._buffer[:size]
         self._count += 1
 

@@ -1,5 +1,6 @@
 """How much one client may ask for: open connections, and requests per second. Pure: whoever calls passes the time."""
 
+import functools
 import ipaddress
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Client = str
 """An IPv4 address, or the /64 of an IPv6 one: a client may have any address of it (RFC 6177)."""
 
 
+@functools.lru_cache(maxsize=4096)
 def client_of(remote: str | None) -> Client | None:
     """Whom an address stands for; None for this machine (loopback, a Unix socket), which has no limit of its own."""
     if not remote:

@@ -16,17 +16,13 @@ class Assay:
         self._source = source
         self._digest = digest
         self._hasher = digest.hasher()
-        self._pure = True
 
     async def take(self, piece: Piece) -> None:
-        """The next piece; from the tier, or from elsewhere where the tier failed."""
-        self._pure = self._pure and piece.tier == self._source.tier
+        """The next piece; from the tier, or from elsewhere where that failed."""
         await asyncio.to_thread(lambda: self._hasher.update(piece.read()))
 
     async def settle(self) -> None:
         """All bytes have passed. Raises ContentCorrupt if they are wrong; the tier's copy is not used again then."""
-        right = self._hasher.hexdigest() == self._digest.hex
-        if self._pure or not right:
-            self._source.judge(right=right)
-        if not right:
+        if self._hasher.hexdigest() != self._digest.hex:
+            self._source.reject()
             raise ContentCorrupt(f"what {self._source.tier} has does not hash to {self._digest}")

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self
 
-from registry_proxy.errors import ContentCorrupt
+from registry_proxy.errors import ContentCorrupt, TierFailed
 from registry_proxy.plan.chunks import Grid, Slice, Span
 from registry_proxy.plan.ranges import Part
 from registry_proxy.plan.readahead import ahead
@@ -16,7 +16,7 @@ from registry_proxy.pull.landing import feed, sha256_of
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.pull.wish import Wish
 from registry_proxy.tiers.base import Chunk, MemoryChunk
-from registry_proxy.tiers.stack import TierBlob, TierFailed
+from registry_proxy.tiers.stack import TierBlob
 
 _GRACE = 1.0
 """Seconds that a read waits for its first byte before headers are sent all the same: what fails that early becomes a status
@@ -73,7 +73,7 @@ class Reader:
         """
         asked, grid = self._parts[part], self._flights.grid
         whole = len(asked.span) == grid.size
-        assay = self._assay() if whole else None
+        assay = Assay(self._aside, self._flights.landing.digest) if whole and self._aside is not None else None
         sums: dict[int, bytes] | None = {} if whole and assay is None and not self._flights.landing.verified else None
         for piece in grid.slices(asked.span):
             if asked.open_ended and self._joined:
@@ -103,12 +103,6 @@ class Reader:
                 return Piece(MemoryChunk(data), 0, len(data), self._aside.tier)
         chunk, tier = await self._chunk(piece.index)
         return Piece(chunk, piece.start, piece.stop, tier)
-
-    def _assay(self) -> Assay | None:
-        """What hashes a blob that a tier gives and that was never hashed whole."""
-        if self._aside is None or self._aside.verified:
-            return None
-        return Assay(self._aside, self._flights.landing.digest)
 
     def _join(self, index: int) -> None:
         """From chunk ``index`` on, flights bring what is not in the store."""

@@ -39,11 +39,23 @@ def configure(settings: config.Logging, stream: BinaryIO | None = None) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *_renderers(text=text, colors=out.isatty()),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
+        wrapper_class=_Logger,
         logger_factory=structlog.BytesLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
+    set_level(settings.level)
     logging.basicConfig(handlers=[_Forwarded()], level=logging.WARNING, force=True)
+
+
+def set_level(level: str) -> None:
+    """Send events of at least this level from now on, also through the loggers in use."""
+    for name, method in vars(structlog.make_filtering_bound_logger(_LEVELS[level])).items():
+        if not name.startswith("__"):
+            setattr(_Logger, name, method)
+
+
+class _Logger(structlog.BoundLoggerBase):
+    """The class of all loggers. They are cached on first use and keep their class, so another level means other methods of it."""
 
 
 def _renderers(*, text: bool, colors: bool) -> list[structlog.typing.Processor]:

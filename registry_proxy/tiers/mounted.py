@@ -16,11 +16,11 @@ from typing import Final, TypeVar
 
 import structlog
 
+from registry_proxy.errors import TierFailed
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Grid, Span
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers import tree
-from registry_proxy.tiers.stack import TierFailed
 from registry_proxy.tiers.unjoined import Unjoined
 
 _log = structlog.get_logger()
@@ -61,7 +61,6 @@ class MountedTier:
         self._clock = clock
         self._threads = Unjoined(name, _THREADS, _THREADS + _HUNG)
         self._missing: OrderedDict[Digest, float] = OrderedDict()  # until when
-        self._right: OrderedDict[Digest, None] = OrderedDict()
         self._trouble: str | None = None
         self._next_try = 0.0
         self._trying: asyncio.Task[None] | None = None
@@ -126,17 +125,8 @@ class MountedTier:
 
     # --- what is known of the blobs ---------------------------------------------------------------------------------------
 
-    def is_right(self, digest: Digest) -> bool:
-        """True if the blob was hashed by a reader, and right."""
-        return digest in self._right
-
-    def judge(self, digest: Digest, *, right: bool) -> None:
-        """A reader has hashed the blob."""
-        if right:
-            self._right[digest] = None
-            if len(self._right) > _REMEMBERED:
-                self._right.popitem(last=False)
-            return
+    def reject(self, digest: Digest) -> None:
+        """The blob's bytes are not those of its digest: never find it again."""
         self._miss(digest, float("inf"))
         self._metrics.tier_failed(self.name, "corrupt")
         _log.error("tier.corrupt", tier=self.name, path=self._path, digest=str(digest))
@@ -217,18 +207,13 @@ class MountedBlob:
         self._digest = digest
         self._opened = opened
 
-    @property
-    def verified(self) -> bool:
-        """True if its bytes are known to be those of its digest."""
-        return self._tier.is_right(self._digest)
-
     async def read(self, span: Span) -> bytes:
         """Exactly these bytes, within the time limit; raises TierFailed."""
         return await self._tier.read(self._digest, self._opened, span)
 
-    def judge(self, *, right: bool) -> None:
-        """A reader has hashed every byte."""
-        self._tier.judge(self._digest, right=right)
+    def reject(self) -> None:
+        """Its bytes are not those of its digest."""
+        self._tier.reject(self._digest)
 
     def close(self) -> None:
         """Give it back: a thread closes it, since that may hang too."""

@@ -3,32 +3,22 @@
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from registry_proxy.errors import RegistryProxyError
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 
 
-class TierFailed(RegistryProxyError):
-    """A tier that holds a blob does not give its bytes: the next place answers instead. No client ever sees this."""
-
-
 class TierBlob(Protocol):
-    """A blob in a tier, open for one reader. ``tier``: its name, for the log line and the metrics; ``verified``: all its bytes
-    were hashed once, and right."""
+    """A blob in a tier, open for one reader. ``tier``: its name, for the log line and the metrics."""
 
     @property
     def tier(self) -> str:
         """The tier's name."""
 
-    @property
-    def verified(self) -> bool:
-        """True if its bytes are known to be those of its digest."""
-
     async def read(self, span: Span) -> bytes:
         """Exactly these bytes, within the tier's time limit; raises TierFailed."""
 
-    def judge(self, *, right: bool) -> None:
-        """A reader has hashed every byte. A wrong blob is not found again."""
+    def reject(self) -> None:
+        """A reader has hashed every byte, and they are not those of the digest: it is not found again."""
 
     def close(self) -> None:
         """Give it back. Never waits."""

@@ -69,7 +69,9 @@ class Unjoined:
             raise
 
     def leave(self, function: Callable[[], object]) -> None:
-        """Have something tidied up that nobody waits for."""
+        """Have something tidied up that nobody waits for. Once closed, the end of the process tidies up."""
+        if self._closed:
+            return
         call: Call[object] = Call(function, lambda _: None)
         call.done.cancel()
         call.given_up = True

@@ -158,7 +158,7 @@ class Edge:
         exchange.path = path
         if path.startswith(chunk_objects.ROOT):
             exchange.kind = "chunk"
-            async with self._limits.body():
+            async with self._limits.bodies:
                 return await self._chunks.answer(exchange, self._settings.idle_timeout)
         if not path.startswith("/v2"):
             answer = self._health.answer(exchange, path)
@@ -175,7 +175,7 @@ class Edge:
             case BlobRoute(name, digest):
                 where = self._target(exchange, name)
                 limits = self._settings
-                async with self._limits.body():
+                async with self._limits.bodies:
                     return await blobs.answer(
                         exchange, self._blobs, where, digest, max_ranges=limits.max_ranges, stall=limits.idle_timeout
                     )

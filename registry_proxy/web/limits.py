@@ -1,10 +1,10 @@
 """What the face allows its clients: connections, requests per second, answers with content. Beyond, a client waits, then is refused."""
 
 import asyncio
+import contextlib
 import resource
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
@@ -25,12 +25,12 @@ _TOLD_EVERY: Final = 60.0
 
 
 class Limits:
-    """The limits of one face. ``crowd``: the open connections of all its listeners."""
+    """The limits of one face. ``crowd``: the open connections of all its listeners; ``bodies``: its answers with content."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.crowd = Crowd(0, 0)
         self._paces = Paces(1, 0)
-        self._bodies = Bodies(0, 0)
+        self.bodies = Bodies(0, 0, lambda: metrics.refused("body"))
         self._metrics = metrics
         self._refused = 0
         self._told = -_TOLD_EVERY
@@ -43,7 +43,7 @@ class Limits:
         if self.crowd.total < settings.connections:
             log.info("limits.few_files", open_files=files, connections=self.crowd.total)
         self._paces.rate, self._paces.queue = settings.requests_per_client, settings.queue
-        self._bodies.resize(settings.bodies, settings.queue)
+        self.bodies.resize(settings.bodies, settings.queue)
 
     def enter(self, remote: str | None) -> bool:
         """A connection from this address has come; False if it must go. Who has entered leaves by ``crowd.leave``."""
@@ -69,19 +69,6 @@ class Limits:
         if wait:
             await asyncio.sleep(wait)
 
-    @asynccontextmanager
-    async def body(self) -> AsyncIterator[None]:
-        """Hold one of the answers with content; raises Overloaded if it cannot be had soon."""
-        try:
-            await self._bodies.acquire()
-        except Overloaded:
-            self._metrics.refused("body")
-            raise
-        try:
-            yield
-        finally:
-            self._bodies.release()
-
     def _tell(self, remote: str | None) -> None:
         self._refused += 1
         now = monotonic()
@@ -91,11 +78,15 @@ class Limits:
 
 
 class Bodies:
-    """So many at the same time, and so many more may wait, first come, first served."""
+    """So many at the same time, each an ``async with``, and so many more may wait, first come, first served.
 
-    def __init__(self, most: int, queue: int) -> None:
+    Entering raises Overloaded, and calls ``refused``, if too many wait already or none is free in time.
+    """
+
+    def __init__(self, most: int, queue: int, refused: Callable[[], None]) -> None:
         self._most = most
         self._queue = queue
+        self._refused = refused
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -104,26 +95,34 @@ class Bodies:
         self._most, self._queue = most, queue
         self._wake()
 
-    async def acquire(self) -> None:
-        """Take one; raises Overloaded if too many wait already, or if none is free in time."""
+    async def __aenter__(self) -> None:
         if self._running < self._most and not self._waiting:
             self._running += 1
-            return
-        if len(self._waiting) >= self._queue:
+        elif not await self._waited():
+            self._refused()
             raise Overloaded("too many downloads at the same time")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    async def _waited(self) -> bool:
+        """True when a turn has come; False if there is none to wait for, or none in time."""
+        if len(self._waiting) >= self._queue:
+            return False
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
             async with asyncio.timeout(_BODY_PATIENCE):
                 await turn
-        except BaseException as error:
+        except TimeoutError:
             self._give_up(turn)
-            if isinstance(error, TimeoutError):
-                raise Overloaded("too many downloads at the same time") from None
+            return False
+        except asyncio.CancelledError:
+            self._give_up(turn)
             raise
+        return True
 
-    def release(self) -> None:
-        """Give one back."""
+    def _release(self) -> None:
         self._running -= 1
         self._wake()
 
@@ -132,7 +131,7 @@ class Bodies:
             if turn in self._waiting:
                 self._waiting.remove(turn)
         else:  # its turn had come just before
-            self.release()
+            self._release()
 
     def _wake(self) -> None:
         while self._waiting and self._running < self._most:
@@ -147,4 +146,5 @@ def raise_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with contextlib.suppress(OSError, ValueError):  # a system-call filter may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -121,12 +121,20 @@ class Face:
         self._servers.append(server)
         try:
             doors = await bound(at, self._limits)
-            for door in doors:
-                self._listeners.append(await self._open(door, server))
+            await self._open_all(doors, server)
         except OSError as error:
             raise ConfigInvalid(f"{key}: cannot listen on {text}: {error.strerror}") from error
         self._note(doors[0])
         log.info("server.listening", address=text, url=self.urls[-1], upstream=upstream)
+
+    async def _open_all(self, doors: list[Door], server: "_Connections") -> None:
+        for index, door in enumerate(doors):
+            try:
+                self._listeners.append(await self._open(door, server))
+            except OSError:
+                for unused in doors[index:]:
+                    unused.close()
+                raise
 
     async def _open(self, door: Door, server: "_Connections") -> asyncio.Server:
         loop = asyncio.get_running_loop()

@@ -169,3 +169,16 @@ def test_a_limit_beyond_the_disk_is_warned_about(tmp_path: Path) -> None:
     """A new store that may grow larger than what is free gets a line."""
     [line] = advice(tmp_path, f"[upstream.'{NAME}']\n", free=1 << 20, limit=1 << 30)
     assert line == "store.limit: 1.0 GiB, but only 1.0 MiB are free"
+
+
+def test_mounted_tiers_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mount that answers and one that is not there are both told; neither decides whether the configuration works."""
+    words = ["check", "--upstream", f"{NAME}=http://127.0.0.1:1", "--cvmfs", str(tmp_path), "--cvmfs", "/nonexistent"]
+    main.run([*words, "--store", str(tmp_path / "store"), "--json"])
+    there, missing = json.loads(capsys.readouterr().out)["tiers"]
+    assert there == {"path": str(tmp_path), "error": None}
+    assert "No such file" in missing["error"]
+    main.run([*words, "--store", str(tmp_path / "store")])
+    out = capsys.readouterr().out
+    assert f"cvmfs {tmp_path}: answers" in out
+    assert "cvmfs /nonexistent: no: " in out

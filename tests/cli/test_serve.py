@@ -19,7 +19,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The configurations that the composition root was asked to run, in place of running them."""
     configs = []
 
-    async def serve(config: Config, *, ready: object) -> None:
+    async def serve(config: Config, *, ready: object, reread: object) -> None:
         configs.append(config)
         ready([URL])
 

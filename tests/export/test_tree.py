@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from registry_proxy.export.tree import PublishFailed, Tree
+from registry_proxy.errors import PublishFailed
+from registry_proxy.export.tree import Tree
 from registry_proxy.oci.content import HintedBlob
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost, Tag

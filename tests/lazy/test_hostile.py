@@ -111,12 +111,13 @@ def test_a_layer_followed_by_anything_else_is_refused() -> None:
         lambda block: block.__setitem__(slice(124, 136), b"\xff" * 12),
         lambda block: block.__setitem__(slice(124, 136), b"77777777777\0"),
         lambda block: block.__setitem__(slice(124, 136), b"not octal!!\0"),
+        lambda block: block.__setitem__(slice(124, 136), b"0o000000004\0"),
         lambda block: block.__setitem__(slice(156, 157), b"S"),
         lambda block: block.__setitem__(slice(156, 157), b"g"),
         lambda block: block.__setitem__(slice(156, 157), b"7"),
         lambda block: block.__setitem__(slice(156, 157), b"1"),
     ],
-    ids=["huge", "negative", "too large", "no number", "sparse", "global", "unknown", "link with data"],
+    ids=["huge", "negative", "too large", "no number", "other digits", "sparse", "global", "unknown", "link with data"],
 )
 def test_headers_that_cannot_be(edit: Callable[[bytearray], object]) -> None:
     """Absurd sizes and types without a right index are refused."""

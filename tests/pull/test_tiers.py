@@ -44,7 +44,8 @@ async def test_a_published_blob_costs_the_upstream_nothing(bench: Benches, upstr
     digest = upstream.add_blob(DATA)
     publish(root, DATA)
     async with bench(cvmfs=(root,)) as b:
-        assert await b.read(digest) == DATA
+        for _ in range(2):
+            assert await b.read(digest) == DATA
         assert await b.read(digest, Span(5, 10), Span(3 * CHUNK, 5 * CHUNK), Span(CHUNK, CHUNK + 1)) == (
             DATA[5:10] + DATA[3 * CHUNK : 5 * CHUNK] + DATA[CHUNK : CHUNK + 1]
         )

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from registry_proxy.config import Flags, load
+from registry_proxy.errors import ConfigInvalid, TierFailed
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers import mounted, tree
 from registry_proxy.tiers.mounted import MountedTier
-from registry_proxy.tiers.stack import NO_TIERS, Stack, TierFailed
+from registry_proxy.tiers.stack import NO_TIERS, Stack
 from tests.tiers.blobs import CHUNK, Blob, noise
 
 LIMIT = 0.2
@@ -287,21 +289,15 @@ async def test_tries_of_a_hung_mount_do_not_pile_up(
 
 
 async def test_a_wrong_blob_is_not_found_again(bench: Bench) -> None:
-    """A reader that has hashed a whole blob decides whether it is trusted or left alone."""
-    good, bad = noise(CHUNK), noise(CHUNK, 1)
-    for blob in (good, bad):
-        bench.publish(blob)
-        found = await bench.tier.find(blob.digest, CHUNK)
-        assert found is not None
-        assert not found.verified
-        found.judge(right=blob is good)
-        found.close()
-    found = await bench.tier.find(good.digest, CHUNK)
+    """What a reader has hashed and found wrong is left alone for good."""
+    blob = noise(CHUNK)
+    bench.publish(blob)
+    found = await bench.tier.find(blob.digest, CHUNK)
     assert found is not None
-    assert found.verified
+    found.reject()
     found.close()
     bench.now += 1e6
-    assert await bench.tier.find(bad.digest, CHUNK) is None
+    assert await bench.tier.find(blob.digest, CHUNK) is None
     assert bench.failures("corrupt") == 1
 
 
@@ -331,3 +327,20 @@ async def test_a_stack_asks_its_tiers_in_order(tmp_path: Path) -> None:
     assert len(stack.stats()) == 2
     assert not NO_TIERS
     await stack.close()
+
+
+def test_mounts_are_configured_by_file_or_flag(tmp_path: Path) -> None:
+    """Any number of tables, paths meant from the file's directory; the flag replaces them all; a limit of nothing is refused."""
+    file = tmp_path / "proxy.toml"
+    file.write_text("[[cvmfs]]\npath = 'mount'\ntime_limit = '250ms'\n[[cvmfs]]\npath = '/cvmfs/images.example.org'\n")
+    one, two = load(file, {}).cvmfs
+    assert (one.path, one.time_limit) == (tmp_path / "mount", 0.25)
+    assert (two.path, two.time_limit) == (Path("/cvmfs/images.example.org"), 5)
+    [flagged] = load(file, {}, Flags(cvmfs=(Path("/elsewhere"),))).cvmfs
+    assert flagged.path == Path("/elsewhere")
+    file.write_text("[[cvmfs]]\npath = '/x'\ntime_limit = 0\n")
+    with pytest.raises(ConfigInvalid, match=r"cvmfs\[0\].time_limit: more than 0"):
+        load(file, {})
+    file.write_text("[cvmfs]\npath = '/x'\n")
+    with pytest.raises(ConfigInvalid, match=r"cvmfs: expected tables under \[\[cvmfs\]\]"):
+        load(file, {})

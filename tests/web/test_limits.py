@@ -173,27 +173,34 @@ class TestBodies:
 
     async def test_the_places_survive_any_end(self) -> None:
         """Cancelled while waiting, or just when the turn came: no place is lost."""
-        bodies = Bodies(1, 5)
-        await bodies.acquire()
-        first, second = (asyncio.create_task(bodies.acquire()) for _ in range(2))
+        bodies, held = Bodies(1, 5, lambda: None), asyncio.Event()
+
+        async def hold() -> None:
+            async with bodies:
+                await held.wait()
+
+        first, second, third = (asyncio.create_task(hold()) for _ in range(3))
         await asyncio.sleep(0)
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        bodies.release()
-        second.cancel()  # its turn has come, and it does not know yet
+        second.cancel()
         await asyncio.gather(second, return_exceptions=True)
-        await asyncio.wait_for(bodies.acquire(), 1)
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(bodies.acquire(), 0.01)
+        first.cancel()
+        await asyncio.sleep(0)
         assert not bodies._waiting
+        third.cancel()  # its turn has come, and it does not know yet
+        await asyncio.gather(first, third, return_exceptions=True)
+        assert bodies._running == 0
+        held.set()
+        await asyncio.wait_for(hold(), 1)
 
     async def test_more_room_wakes_who_waits(self) -> None:
         """A higher limit holds at once."""
-        bodies = Bodies(0, 1)
-        waiting = asyncio.create_task(bodies.acquire())
+        refused: list[int] = []
+        bodies = Bodies(0, 1, lambda: refused.append(1))
+        waiting = asyncio.create_task(bodies.__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await bodies.acquire()
+            await bodies.__aenter__()
+        assert refused == [1]
         bodies.resize(1, 1)
         await asyncio.wait_for(waiting, 1)
 
@@ -207,7 +214,7 @@ async def test_a_url_too_long(start: StartFace) -> None:
         assert await wire.closed()
 
 
-@pytest.mark.parametrize("headers", [("X-Long: " + "x" * (64 << 10),), tuple(f"X-{n}: 1" for n in range(120))])
+@pytest.mark.parametrize("headers", [("X-Long: " + "x" * 70_000,), tuple(f"X-{n}: 1" for n in range(120))])
 async def test_headers_too_large(start: StartFace, headers: tuple[str, ...]) -> None:
     """One header beyond its limit, or too many of them: 431 with an OCI body, and the connection ends."""
     face = await start()

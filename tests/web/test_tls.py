@@ -19,7 +19,7 @@ from registry_proxy.web.tls import Certificates
 from tests.fakes.certificates import Authority, Pair
 from tests.fakes.wire import Wire
 from tests.web.conftest import StartFace
-from tests.web.memory import MemoryHeart, memory_blob
+from tests.web.memory import FileChunk, MemoryHeart, memory_blob
 
 CUT_OFF = (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)
 """What a client sees that fails in the handshake: in TLS 1.3 it may believe itself connected first."""
@@ -70,15 +70,20 @@ async def test_requests_over_tls(wire: Wire, secure: Face, pair: Pair) -> None:
     assert secure.urls == [f"https://127.0.0.1:{secure.addresses[0][1]}"]
 
 
-async def test_large_pieces_arrive_over_tls(wire: Wire, heart: MemoryHeart) -> None:
-    """Pieces of a size that goes by sendfile on a plain connection are encrypted like any other, in ranges too."""
+async def test_large_pieces_arrive_over_tls(wire: Wire, heart: MemoryHeart, tmp_path: Path) -> None:
+    """Pieces of files that would go by sendfile on a plain connection are encrypted like any other, in ranges too."""
     content = os.urandom(3 * SENDFILE_FROM)
     blob = memory_blob(content, chunk=2 * SENDFILE_FROM)
+    for index, chunk in enumerate(blob.chunks):
+        (tmp_path / str(index)).write_bytes(chunk.data)
+        blob.chunks[index] = FileChunk(chunk.length, (tmp_path / str(index)).open("rb"))
     heart.blobs["registry.test", "a", str(blob.digest)] = blob
     path = f"/v2/a/blobs/{blob.digest}?ns=registry.test"
     assert (await wire.ask(path)).body == content
     part = await wire.ask(path, f"Range: bytes=5-{2 * SENDFILE_FROM + 7}")
     assert (part.status, part.body) == (206, content[5 : 2 * SENDFILE_FROM + 8])
+    for chunk in blob.chunks:
+        chunk.file.close()
 
 
 async def test_plain_http_on_a_tls_port(secure: Face) -> None:

@@ -1,11 +1,12 @@
 """FlatBuffers, as much as a zTOC needs: written back to front in the order of the caller, byte for byte as the Go library does.
 
-Own code because equality of the bytes is the point: the Python package orders and shares its vtables in ways of its own release,
-and builds each of a layer's many thousand tables some ten times slower.
+Own code because equality of the bytes is the point, for which another library's layout would have to stay what it is, and because
+a layer has many thousand tables of one form, whose layout is worked out once here.
 """
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from registry_proxy.lazy.failures import IndexInvalid
@@ -22,6 +23,34 @@ _PACK: Final = {kind: struct.Struct(f"<{kind}") for kind in "biIq"}
 _ZEROS: Final = tuple(bytes(count) for count in range(9))
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a table of these fields lies that begins at a distance with these low bits: the same for thousands of them.
+
+    ``form``: head and fields, from the front; ``places``: of each field, from where the table begins; ``vtable``: from its head.
+    """
+
+    form: struct.Struct
+    size: int
+    places: tuple[int, ...]
+    vtable: tuple[int, ...]
+    align: int
+
+    @classmethod
+    def of(cls, begin: int, fields: Sequence[Field]) -> "_Plan":
+        at, letters, places = begin, "", {}
+        for slot, kind, _, _ in (*fields, (-1, "i", 0, 0)):  # the head, written last, leads to the vtable
+            padding = -at % _SIZES[kind]
+            at += padding + _SIZES[kind]
+            letters = f"{'I' if kind == 'o' else kind}{'x' * padding}{letters}"
+            places[slot] = at - begin
+        size = places.pop(-1)
+        slots = range(max(places, default=-1) + 1)
+        vtable = tuple(size - places[slot] if slot in places else 0 for slot in slots)
+        align = max((_SIZES[kind] for _, kind, _, _ in fields), default=4)
+        return cls(struct.Struct(f"<{letters}"), size, tuple(places.values()), vtable, max(align, 4))
+
+
 class Writer:
     """What is written is named by its distance from the buffer's end."""
 
@@ -30,11 +59,17 @@ class Writer:
         self._size = 0
         self._align = 1
         self._vtables: dict[tuple[int, ...], int] = {}
+        self._plans: dict[tuple[object, ...], _Plan] = {}
 
     def string(self, data: bytes) -> int:
-        """A string, with its length before it and a zero byte behind."""
-        self._pad(4, len(data) + 1)
-        return self._put(b"%b%b\0" % (_U32.pack(len(data)), data))
+        """A string, with its length before it and a zero byte, then padding, behind."""
+        count = len(data)
+        padding = 1 + (-(self._size + count + 1) & 3)
+        self._parts.append(b"%b%b%b" % (_U32.pack(count), data, _ZEROS[padding]))
+        self._size += 4 + count + padding
+        if self._align < 4:
+            self._align = 4
+        return self._size
 
     def octets(self, data: bytes) -> int:
         """A vector of bytes."""
@@ -52,35 +87,28 @@ class Writer:
 
     def table(self, fields: Sequence[Field]) -> int:
         """A table; its fields are written in the order given, those that have their default not at all."""
-        begin = self._size
-        places: dict[int, int] = {}
-        for slot, kind, value, default in fields:
-            if value == default:
-                continue
-            self._pad(_SIZES[kind], 0)
-            data = _U32.pack(self._size + 4 - value) if kind == "o" else _PACK[kind].pack(value)
-            places[slot] = self._put(data)
-        self._pad(4, 0)
-        return self._close(begin, places)
+        present = [field for field in fields if field[2] != field[3]]
+        key = (self._size & 7, *[(slot, kind) for slot, kind, _, _ in present])
+        plan = self._plans.get(key) or self._plans.setdefault(key, _Plan.of(self._size & 7, present))
+        begin, at = self._size, self._size + plan.size
+        values = [
+            begin + place - value if kind == "o" else value
+            for (_, kind, value, _), place in zip(present, plan.places, strict=True)
+        ]
+        known = self._vtables.get(plan.vtable)
+        head = 2 * len(plan.vtable) + 4 if known is None else known - at
+        self._align = max(self._align, plan.align)
+        self._put(plan.form.pack(head, *reversed(values)))
+        if known is None:
+            self._put(struct.pack(f"<{len(plan.vtable) + 2}H", head, plan.size, *plan.vtable))
+            self._vtables[plan.vtable] = self._size
+        return at
 
     def finish(self, root: int) -> bytes:
         """The whole buffer."""
         self._pad(self._align, 4)
         self._put(_U32.pack(self._size + 4 - root))
         return b"".join(reversed(self._parts))
-
-    def _close(self, begin: int, places: dict[int, int]) -> int:
-        """Write the table's own head; its vtable before it, unless one with the same places exists."""
-        at = self._size + 4
-        vtable = tuple(at - places[slot] if slot in places else 0 for slot in range(max(places, default=-1) + 1))
-        known = self._vtables.get(vtable)
-        if known is not None:
-            return self._put(_I32.pack(known - at))
-        size = 2 * len(vtable) + 4
-        self._put(_I32.pack(size))
-        self._put(struct.pack(f"<{len(vtable) + 2}H", size, at - begin, *vtable))
-        self._vtables[vtable] = self._size
-        return at
 
     def _pad(self, size: int, extra: int) -> None:
         if size > self._align:

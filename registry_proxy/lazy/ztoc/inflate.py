@@ -1,9 +1,9 @@
 """zlib's inflate as it is: stopped at block boundaries, started in the middle of a stream.
 
-The standard library's ``zlib`` has neither Z_BLOCK nor inflatePrime, and the packages that hide them (indexed_gzip, rapidgzip) want
-a file they can seek in and choose their own points; a zTOC must have exactly the points of the reference builder, made while the
-layer streams by. The five functions needed have been zlib's stable interface since 2004, every libz (zlib-ng's too) exports them, and
-ctypes releases the interpreter during each call; so no compiled extension of our own and no further dependency.
+The standard library's ``zlib`` has neither Z_BLOCK nor inflatePrime, and the packages that build such indexes (indexed_gzip, rapidgzip)
+want a file they can seek in, while a zTOC is made of bytes that stream by, with exactly the points of the reference builder. The few
+functions needed are zlib's public interface, and ctypes releases the interpreter during each call; so no compiled extension of our own
+and no further dependency.
 """
 
 import ctypes

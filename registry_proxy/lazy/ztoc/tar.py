@@ -225,11 +225,12 @@ def _number(field: bytes) -> int:
         if not -(1 << 63) <= value < 1 << 63:
             raise LayerRefused("a number in a tar header is too large")
         return value
-    digits = _text(field.strip(b" \0"))
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError:
-        raise LayerRefused(f"not a number in a tar header: {digits!r}") from None
+    digits = field.strip(b" \0").partition(b"\0")[0]
+    if not digits:
+        return 0
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
+        raise LayerRefused(f"not a number in a tar header: {digits!r}")
+    return int(digits, 8)
 
 
 def _decimal(text: bytes) -> int:

@@ -1,0 +1,240 @@
+"""``registry-proxy lazy``: look into images without pulling them."""
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import App, Parameter
+
+from registry_proxy.cli.http import Instance, InstanceRefused
+from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
+from registry_proxy.cli.output import print_json
+from registry_proxy.cli.platforms import Wanted
+from registry_proxy.cli.warm import through_instance
+from registry_proxy.cli.warming import NothingForPlatform, image_path, manifests_of
+from registry_proxy.errors import RegistryProxyError
+from registry_proxy.oci.content import Descriptor
+from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import ImageName
+from registry_proxy.plan.chunks import Span
+
+if TYPE_CHECKING:  # the formats are imported when a verb runs
+    from registry_proxy.lazy.files import LayerIndex
+    from registry_proxy.lazy.ztoc.ztoc import Ztoc
+
+Image = Annotated[str, Parameter(name="IMAGE", help="Image name: HOST/REPOSITORY[:TAG][@DIGEST].")]
+PlatformName = Annotated[
+    str | None, Parameter(name="--platform", help="OS/ARCHITECTURE[/VARIANT]; default: this machine's.")
+]
+Ztocs = Annotated[
+    Path | None,
+    Parameter(name="--ztocs", help="Directory of zTOCs made by `lazy index`, for layers that carry no index."),
+]
+
+lazy = App(name="lazy", sort_key=8, help="Look into images file by file, without pulling them.")
+
+_BLOCK: Final = 1 << 20
+
+
+class LayerUnreadable(RegistryProxyError):
+    """A layer cannot be looked into; the text says which one and why."""
+
+
+@lazy.command
+def ls(
+    image: Image,
+    /,
+    *,
+    platform: PlatformName = None,
+    ztocs: Ztocs = None,
+    server: Server = None,
+    ca: Ca = None,
+    json: Json = False,
+    setup: Setup = NO_FLAGS,
+) -> None:
+    """List an image's files: size, kind, layer, the layer's format, path.
+
+    Of eStargz and zstd:chunked layers only the table of contents is fetched. An ordinary gzip layer has none: its zTOC is taken
+    from --ztocs, else made on the spot, for which the whole layer is fetched.
+    """
+    from registry_proxy.lazy.image import merged
+
+    name, wanted = image_name(image), _wanted(platform)
+
+    def work(instance: Instance) -> "list[LayerIndex]":
+        return [layer.index for layer in _layers(_Remote(instance, name, ztocs), wanted)]
+
+    indexes = asyncio.run(through_instance(setup.load(), server, work, ca))
+    rows = [
+        (place.file.size, place.file.kind, place.layer, indexes[place.layer].format, path, place.file.link)
+        for path, place in sorted(merged(indexes).items())
+    ]
+    if json:
+        keys = ("size", "kind", "layer", "format", "path", "link")
+        print_json({"image": str(name), "files": [dict(zip(keys, row, strict=True)) for row in rows]})
+        return
+    for size, kind, layer, form, path, link in rows:
+        print(f"{size:>12} {kind:<8} {layer:>3} {form:<12} {_shown(path)}{f' -> {_shown(link)}' if link else ''}")
+
+
+@lazy.command
+def cat(
+    image: Image,
+    path: Annotated[str, Parameter(name="PATH", help="The file's path in the image; symbolic links are followed.")],
+    /,
+    *,
+    platform: PlatformName = None,
+    ztocs: Ztocs = None,
+    server: Server = None,
+    ca: Ca = None,
+    setup: Setup = NO_FLAGS,
+) -> None:
+    """Write a file of an image to standard output; only the parts of the layer that hold it are fetched, and checked.
+
+    Of an ordinary gzip layer whose zTOC is not in --ztocs the whole is fetched once, to make it.
+    """
+    from registry_proxy.lazy.files import regular_file
+    from registry_proxy.lazy.image import find, merged
+
+    name, wanted = image_name(image), _wanted(platform)
+
+    def work(instance: Instance) -> None:
+        layers = _layers(_Remote(instance, name, ztocs), wanted)
+        place = find(merged(layer.index for layer in layers), path)
+        layer = layers[place.layer]
+        for piece in layer.index.content(regular_file(layer.index, place.file.path), layer.read):
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+    asyncio.run(through_instance(setup.load(), server, work, ca))
+
+
+@lazy.command
+def index(
+    layer: Annotated[Path, Parameter(name="LAYER-FILE", help="A gzip layer as it lies in an OCI layout or registry.")],
+    /,
+    *,
+    to: Annotated[Path, Parameter(name="--to", help="Directory for the zTOC.")] = Path(),
+) -> None:
+    """Write the zTOC of a layer file to DIR/<sha-256 of the layer>.ztoc: what SOCI's own tool would write, byte for byte."""
+    from registry_proxy.lazy.ztoc.ztoc import encode
+
+    with layer.open("rb") as source:
+        digest, ztoc = _indexed(lambda receive: _pour(source.read, receive))
+    path = to / f"{digest.hex}.ztoc"
+    _write(path, encode(ztoc))
+    print(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    index: "LayerIndex"
+    read: Callable[[Span], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """An image behind an instance, and where zTOCs for it may lie."""
+
+    instance: Instance
+    image: ImageName
+    ztocs: Path | None
+
+    def read(self, descriptor: Descriptor, span: Span) -> bytes:
+        """Bytes of a layer, by a ranged request."""
+        if not len(span):
+            return b""
+        wanted = {"Range": f"bytes={span.start}-{span.stop - 1}"}
+        return self.instance.get(image_path(self.image, "blobs", descriptor.digest), wanted, len(span))
+
+    def open(self, descriptor: Descriptor) -> _Layer:
+        """A layer and its index; raises LayerUnreadable."""
+        from registry_proxy.lazy.failures import IndexInvalid, LayerRefused
+        from registry_proxy.lazy.layers import own_index
+
+        def read(span: Span) -> bytes:
+            return self.read(descriptor, span)
+
+        try:
+            own = own_index(descriptor.size, descriptor.annotations, read)
+            return _Layer(own or self._made(descriptor), read)
+        except (IndexInvalid, LayerRefused) as error:
+            raise LayerUnreadable(f"layer {descriptor.digest}: {error}") from error
+
+    def _made(self, descriptor: Descriptor) -> "LayerIndex":
+        from registry_proxy.lazy.ztoc.index import ZtocIndex
+        from registry_proxy.lazy.ztoc.ztoc import parse
+
+        digest = Digest.parse(descriptor.digest)
+        stored = self.ztocs / f"{digest.hex}.ztoc" if self.ztocs else None
+        if stored is not None and stored.is_file():
+            found = ZtocIndex(parse(stored.read_bytes()))
+            if found.size != descriptor.size:
+                raise LayerUnreadable(f"{stored} is the zTOC of another layer")
+            return found
+        path = image_path(self.image, "blobs", descriptor.digest)
+        came, ztoc = _indexed(lambda receive: self.instance.drain(path, {}, receive, descriptor.size), digest)
+        if came != digest:
+            raise LayerUnreadable(f"layer {digest} came with other contents")
+        return ZtocIndex(ztoc)
+
+
+def _wanted(platform: str | None) -> Wanted:
+    return Wanted.parse(platform) if platform else Wanted.here()
+
+
+def _layers(remote: _Remote, wanted: Wanted) -> list[_Layer]:
+    """The layers of the image for this platform, from the lowest to the highest."""
+    for _, manifest in manifests_of(remote.instance, remote.image, [wanted]):
+        if not manifest.is_index:
+            if manifest.config is None:
+                raise InstanceRefused(f"{remote.image} is not an image")
+            return [remote.open(descriptor) for descriptor in manifest.layers]
+    raise NothingForPlatform(f"{remote.image} has nothing for the platform asked for (see --platform)")
+
+
+def _indexed(
+    source: Callable[[Callable[[bytes], object]], object], like: Digest | None = None
+) -> "tuple[Digest, Ztoc]":
+    """The digest and zTOC of the layer that ``source`` pours out; the digest is of ``like``'s algorithm."""
+    from registry_proxy.lazy.ztoc.builder import ZtocBuilder
+
+    algorithm = like.algorithm if like else "sha256"
+    running = Digest.of(b"", algorithm).hasher()
+    with ZtocBuilder() as builder:
+
+        def receive(block: bytes) -> None:
+            running.update(block)
+            builder.feed(block)
+
+        source(receive)
+        return Digest(algorithm, running.hexdigest()), builder.finish()
+
+
+def _pour(read: Callable[[int], bytes], receive: Callable[[bytes], object]) -> None:
+    while block := read(_BLOCK):
+        receive(block)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).rename(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _shown(text: str) -> str:
+    """A name as a terminal may have it: what is not printable is escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

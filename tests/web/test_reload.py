@@ -1,0 +1,245 @@
+"""SIGHUP: what of a changed configuration holds at once, and that nothing else is disturbed. SIGTERM: what is kept."""
+
+import asyncio
+import io
+import json
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from structlog.testing import LogCapture
+
+from registry_proxy import app
+from registry_proxy.config import Config, Logging, Server, Store, Tls, Upstream, load
+from registry_proxy.config.changes import changes
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.telemetry import logs
+from tests.fakes.certificates import Authority
+from tests.fakes.faults import Gate
+from tests.fakes.instance import CHUNK, HOST, Benches, noise
+from tests.fakes.upstream import REPOSITORY, FakeUpstream
+from tests.fakes.wire import Wire
+
+DATA = noise(8 * CHUNK)
+
+
+class Running:
+    """An instance that was started as ``serve`` does, with its configuration in a file."""
+
+    def __init__(self, file: Path, captured: list[MutableMapping[str, Any]]) -> None:
+        self.file = file
+        self.urls: list[str] = []
+        self._captured = captured
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.urls[0].partition("//")[2].rpartition(":")
+        return host, int(port)
+
+    def events(self, name: str) -> list[MutableMapping[str, Any]]:
+        return [entry for entry in self._captured if entry["event"] == name]
+
+    async def reload(self, text: str) -> MutableMapping[str, Any]:
+        """Write the file, send SIGHUP, and wait for what is said about it."""
+        before = len(self._outcomes())
+        self.file.write_text(text)
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(10), Wire(self.address) as wire:
+            while len(self._outcomes()) == before:
+                await wire.ask("/healthz")
+        return self._outcomes()[-1]
+
+    def _outcomes(self) -> list[MutableMapping[str, Any]]:
+        return [entry for entry in self._captured if entry["event"] in ("config.reloaded", "config.refused")]
+
+
+Run = Callable[[str], Awaitable[Running]]
+
+
+@pytest.fixture
+async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
+    """Starts an instance from the text of a configuration file."""
+    monkeypatch.setattr(logs, "configure", lambda _: None)
+    capture = LogCapture()
+    structlog.configure(processors=[capture])
+    tasks = []
+
+    async def run_(text: str) -> Running:
+        file = tmp_path / "proxy.toml"
+        file.write_text(text)
+        environ = {"XDG_CACHE_HOME": str(tmp_path)}
+        running = Running(file, capture.entries)
+        ready = asyncio.Event()
+
+        def tell(urls: list[str]) -> None:
+            running.urls = urls
+            ready.set()
+
+        serving = app.serve(load(file, environ), ready=tell, reread=lambda: load(file, environ))
+        tasks.append(asyncio.create_task(serving))
+        await asyncio.wait_for(ready.wait(), 10)
+        return running
+
+    yield run_
+    for task in tasks:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(task, 10)
+    structlog.reset_defaults()
+
+
+def configuration(upstream: FakeUpstream, server: str = "", more: str = "") -> str:
+    return f"""
+        default_upstreams = false
+        [server]
+        listen = ["127.0.0.1:0"]
+        {server}
+        [store]
+        chunk_size = "64KiB"
+        [upstream."{HOST}"]
+        urls = ["{upstream.url}"]
+        {more}
+    """
+
+
+async def test_limits_change_under_open_connections(run: Run, upstream: FakeUpstream) -> None:
+    """A changed limit holds at once for connections that are open, and an answer under way goes on."""
+    digest = upstream.add_blob(DATA)
+    upstream.gate = Gate()
+    running = await run(configuration(upstream))
+    async with Wire(running.address) as reader, Wire(running.address) as other:
+        reader.send(f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}")
+        await upstream.ledger.until_asked(1, "blob", "GET")
+        path = f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}"
+        said = await running.reload(configuration(upstream, "max_ranges = 1\nidle_timeout = 60"))
+        assert (said["event"], said["changed"]) == ("config.reloaded", "server.idle_timeout, server.max_ranges")
+        upstream.gate.release(len(DATA) * 4)
+        assert (await reader.answer()).body == DATA
+        assert (await other.ask(path, "Range: bytes=0-1,4-5")).status != 206
+
+
+async def test_a_broken_file_changes_nothing(run: Run, upstream: FakeUpstream) -> None:
+    """It is one line that names the file and the key; the old configuration goes on, and a right file is taken later."""
+    running = await run(configuration(upstream))
+    said = await running.reload(configuration(upstream, "drain = 'soon'"))
+    assert said["event"] == "config.refused"
+    assert said["error"].startswith(f"{running.file}: server.drain: ")
+    assert (await running.reload("[server"))["event"] == "config.refused"
+    said = await running.reload(configuration(upstream, "drain = 1"))
+    assert (said["event"], said["changed"]) == ("config.reloaded", "server.drain")
+
+
+async def test_what_needs_a_restart_is_named(run: Run, upstream: FakeUpstream) -> None:
+    """Keys that cannot change while it runs are in the line, each time, and do not change."""
+    running = await run(configuration(upstream))
+    text = configuration(upstream, more='tag_fresh = "1h"\n[policy]\nslow = "1s"\n[upstream."new.example"]')
+    for _ in range(2):
+        said = await running.reload(text)
+        assert said["changed"] == ""
+        assert said["needs_restart"] == f'upstream."{HOST}", upstream."new.example", policy.slow'
+    async with Wire(running.address) as wire:
+        assert (await wire.ask("/v2/a/tags/list?ns=new.example")).codes == ["NAME_UNKNOWN"]
+
+
+async def test_a_renewed_certificate(run: Run, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """SIGHUP looks at the certificates too, wherever the file says that they are now."""
+    authority = Authority(tmp_path)
+    first, second = authority.issue("first"), authority.issue("second")
+
+    def text(name: str) -> str:
+        return configuration(
+            upstream, f'[server.tls]\ncertificate = "{tmp_path}/{name}.crt"\nkey = "{tmp_path}/{name}.key"'
+        )
+
+    running = await run(text("first"))
+    assert running.urls[0].startswith("https://")
+    running.file.write_text(text("second"))
+    for pair in (first, second):
+        async with asyncio.timeout(10), Wire(running.address, authority.trust()) as wire:
+            assert int(wire.writer.get_extra_info("peercert")["serialNumber"], 16) == pair.serial
+            os.kill(os.getpid(), signal.SIGHUP)
+            while not running.events("config.reloaded"):
+                assert (await wire.ask("/healthz")).status == 200
+
+
+class TestLevel:
+    @pytest.fixture
+    def out(self) -> Iterator[io.BytesIO]:
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        yield io.BytesIO()
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+    def test_loggers_in_use_follow(self, out: io.BytesIO) -> None:
+        """A new level holds for loggers that have been used already."""
+        logs.configure(Logging(level="info", format="json"), out)
+        log = structlog.get_logger()
+        for level in ("info", "debug", "error"):
+            logs.set_level(level)
+            log.debug("small", at=level)
+            log.warning("big", at=level)
+        lines = [json.loads(line) for line in out.getvalue().splitlines()]
+        assert [(line["event"], line["at"]) for line in lines] == [
+            ("big", "info"),
+            ("small", "debug"),
+            ("big", "debug"),
+        ]
+
+
+class TestChanges:
+    TLS = Tls(Path("/a.crt"), Path("/a.key"))
+
+    def config(self, **more: Any) -> Config:
+        upstreams = {SourceHost("a.example"): Upstream(urls=("https://a.example",))}
+        return Config(store=Store(path=Path("/store")), **{"upstreams": upstreams, **more})
+
+    def test_nothing(self) -> None:
+        """The same configuration changes nothing."""
+        found = changes(self.config(), self.config())
+        assert (found.config, found.now, found.later) == (self.config(), (), ())
+
+    def test_tls_files_change_but_not_whether_there_is_tls(self) -> None:
+        """Other files are used at once; to begin or end with TLS takes a restart."""
+        other = Tls(Path("/b.crt"), Path("/b.key"))
+        plain, secure = self.config(), self.config(server=Server(tls=self.TLS))
+        found = changes(secure, self.config(server=Server(tls=other)))
+        assert (found.config.server.tls, found.now, found.later) == (other, ("server.tls",), ())
+        for one, two in ((plain, secure), (secure, plain)):
+            found = changes(one, two)
+            assert (found.config, found.now, found.later) == (one, (), ("server.tls",))
+
+    def test_everything_else(self) -> None:
+        """Every section is looked at."""
+        read = self.config(
+            upstreams={}, log=Logging(level="debug", format="text"), server=Server(listen=(":1",), drain=1)
+        )
+        found = changes(self.config(), read)
+        assert found.now == ("server.drain", "log.level")
+        assert found.later == ('upstream."a.example"', "server.listen", "log.format")
+
+
+class TestStop:
+    async def test_what_was_fetched_is_kept(self, bench: Benches, upstream: FakeUpstream) -> None:
+        """A stop in the middle of a download commits each chunk that is complete: the next start does not fetch it again."""
+        digest = upstream.add_blob(DATA)
+        upstream.gate = gate = Gate()
+        gate.release(5 * CHUNK)
+        path = f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}"
+        async with bench(listen=True) as b, b.wire() as wire:
+            wire.send(path)
+            status, _ = await wire.head()
+            assert status == 200
+            assert await wire.reader.readexactly(5 * CHUNK) == DATA[: 5 * CHUNK]
+            await b.instance.face.stop()
+        upstream.gate = None
+        sent = upstream.sent(digest)
+        async with bench(listen=True) as b, b.wire() as wire:
+            answer = await wire.ask(path, f"Range: bytes=0-{5 * CHUNK - 1}")
+        assert (answer.status, answer.body) == (206, DATA[: 5 * CHUNK])
+        assert upstream.sent(digest) == sent
