@@ -1,6 +1,6 @@
 """Spans, the chunk grid of a blob, and the slices of chunks that answer a span."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MIB = 1 << 20
@@ -80,23 +80,3 @@ class Grid:
         for index in self.touched(span):
             base = index * self.chunk
             yield Slice(index, max(span.start - base, 0), min(span.stop - base, self.chunk))
-
-
-def runs(wanted: Iterable[int], present: Container[int], longest: int) -> Iterator[Run]:
-    """Coalesce chunks into runs of at most ``longest`` chunks, leaving out those present.
-
-    ``wanted`` must ascend without repeats. Nothing that was not asked for is ever bridged.
-    """
-    first: int | None = None
-    stop = 0
-    for index in wanted:
-        if index in present:
-            continue
-        if first is not None and (index != stop or stop - first >= longest):
-            yield Run(first, stop)
-            first = None
-        if first is None:
-            first = index
-        stop = index + 1
-    if first is not None:
-        yield Run(first, stop)

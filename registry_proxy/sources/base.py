@@ -51,13 +51,11 @@ class BlobPlace:
 
 class Delivery(Protocol):
     """Bytes under way. ``span``: what is coming; ``total``: bytes of the whole blob; ``origin``: the final host that
-    sends them; ``validator``: its ETag, or None; ``proves``: the repository itself sends them, which makes it a fact that it
-    has the blob."""
+    sends them; ``proves``: the repository itself sends them, which makes it a fact that it has the blob."""
 
     span: Span
     total: int
     origin: str
-    validator: str | None
     ranged: bool
     proves: bool
 

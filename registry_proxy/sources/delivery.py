@@ -18,7 +18,6 @@ class UpstreamDelivery:
         self.span = span
         self.total = total
         self.origin = str(response.origin)
-        self.validator = response.headers.get("ETag")
         self.ranged = ranged
         self._response = response
         self._received = received

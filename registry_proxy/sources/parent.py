@@ -170,7 +170,6 @@ class ParentDelivery:
 
     ranged = True
     proves = False
-    validator: str | None = None
     origin = "parent"
 
     def __init__(self, span: Span, total: int, grid: Grid, fetch: Callable[[int], Coroutine[Any, Any, bytes]]) -> None:

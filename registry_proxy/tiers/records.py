@@ -23,8 +23,6 @@ from registry_proxy.tiers.schema import (
     Place,
     Places,
     Public,
-    Rangeless,
-    ReferrersRecord,
     Siblings,
     TagRecord,
     VerifiedBlob,
@@ -50,22 +48,20 @@ _SWEEP_EVERY: Final = 3600.0
 class Records:
     """The tables. Keys are made by ``tag_key`` and ``digest_key`` of the schema, or are a digest's or a host's text.
 
-    ``tags`` (tag_key), ``manifests`` (digest), ``referrers`` (digest_key), ``facts`` (digest_key), ``places`` (digest), ``hints``
-    (digest_key), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest), ``rangeless`` (host), ``accounts`` (page).
+    ``tags`` (tag_key), ``manifests`` (digest), ``facts`` (digest_key), ``places`` (digest), ``hints``
+    (digest_key), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest), ``accounts`` (page).
     """
 
     def __init__(self, backing: "Database", clock: Callable[[], float]) -> None:
         self._backing = backing
         self.tags = Table("tag", TagRecord, backing, clock)
         self.manifests = Table("manifest", ManifestRecord, backing, clock, _BIG)
-        self.referrers = Table("referrers", ReferrersRecord, backing, clock)
         self.facts = Table("fact", Fact, backing, clock)
         self.places = Table("places", Places, backing, clock)
         self.hints = Table("hint", Hint, backing, clock)
         self.siblings = Table("siblings", Siblings, backing, clock)
         self.verified = Table("verified", VerifiedBlob, backing, clock, _BIG)
         self.public = Table("public", Public, backing, clock)
-        self.rangeless = Table("rangeless", Rangeless, backing, clock)
         self.accounts = Table("accounts", AccountPage, backing, clock, 0)
 
     @classmethod

@@ -81,19 +81,6 @@ class Public(msgspec.Struct, frozen=True):
     size: int
 
 
-class Rangeless(msgspec.Struct, frozen=True):
-    """A host was seen to answer 200 to a range. ``until``: seconds since the epoch."""
-
-    until: float
-
-
-class ReferrersRecord(msgspec.Struct, frozen=True):
-    """The referrers of a digest as the upstream listed them. ``checked_at``: seconds since the epoch."""
-
-    body: bytes
-    checked_at: float
-
-
 class GroupAccount(msgspec.Struct, frozen=True, array_like=True):
     """The account of one group of chunks: bytes on disk, a bit per chunk held, last use in seconds since the epoch."""
 

@@ -8,7 +8,7 @@ The lifetime of a chunk here::
                    beside, renamed       and per change from outside
 
 Looking up is synchronous and opens a file at most: ``open_chunk`` gives only chunks that are known to be right. One that this
-process has not seen yet is ``unchecked``; ``load_chunk`` hashes it in a thread first. ``has`` and ``missing`` are beliefs for
+process has not seen yet is hashed first, in a thread, by ``load_chunk``. ``has`` and ``missing`` are beliefs for
 planning: they may say that a chunk is there which then is not, and say for a moment after a start that nothing is there.
 """
 
@@ -212,11 +212,6 @@ class ChunkStore:
         if not group.mask >> index % GROUP & 1:
             self._accounts.doubtful.add(found.group)
         return StoredChunk(found, group)
-
-    def unchecked(self, digest: Digest, grid: Grid, index: int) -> bool:
-        """True if the chunk is here but has to be hashed before it may be served: ``load_chunk`` does that."""
-        found = self._find(digest, grid, index)
-        return found is not None and not found.checked
 
     async def load_chunk(self, digest: Digest, grid: Grid, index: int) -> StoredChunk | None:
         """The chunk, open, if it is here; hashes it first where needed, and drops it if it is wrong. The caller closes it.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_proxy.plan.chunks import Grid, Run, Span, runs
+from registry_proxy.plan.chunks import Grid, Run, Span
 
 GRIDS = st.builds(Grid, st.integers(0, 200), st.integers(1, 30))
 GRIDS_AND_SPANS = GRIDS.flatmap(
@@ -39,21 +39,6 @@ def test_chunks_tile_the_blob(grid: Grid) -> None:
     assert all(len(span) == grid.length_of(index) > 0 for index, span in enumerate(spans))
     assert all(len(span) == grid.chunk for span in spans[:-1])
     assert grid.span_of_run(Run(0, grid.count)) == Span(0, grid.size)
-
-
-@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)), st.integers(1, 8))
-def test_runs_cover_what_is_missing(wanted: set[int], present: set[int], longest: int) -> None:
-    """Every wanted chunk that is not present is in exactly one run, in order; nothing else is, and no run is too long."""
-    found = list(runs(sorted(wanted), present, longest))
-    assert [index for run in found for index in range(run.first, run.stop)] == sorted(wanted - present)
-    assert all(1 <= len(run) <= longest for run in found)
-
-
-@given(st.sets(st.integers(0, 60)), st.integers(1, 8))
-def test_runs_are_as_few_as_possible(wanted: set[int], longest: int) -> None:
-    """Two neighbouring runs touch only where the first is as long as allowed."""
-    found = list(runs(sorted(wanted), (), longest))
-    assert all(len(left) == longest for left, right in pairwise(found) if left.stop == right.first)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 1), (2, 1)])

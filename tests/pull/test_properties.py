@@ -40,7 +40,6 @@ class Body:
     splits: list[int]
     cut: int | None
     origin: str = "fake"
-    validator: str | None = None
     proves: bool = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

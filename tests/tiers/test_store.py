@@ -178,7 +178,6 @@ async def test_after_a_restart_a_chunk_is_checked_once(place: Path, monkeypatch:
     monkeypatch.setattr(OpenFile, "is_right", lambda self: (hashed.append(self), is_right(self))[1])
     async with running(place) as store:
         assert store.open_chunk(blob.digest, blob.grid, 0) is None
-        assert store.unchecked(blob.digest, blob.grid, 0)
         assert await asyncio.gather(*(loaded(store, blob, 0) for _ in range(5))) == [blob.data] * 5
         assert len(hashed) == 1
         chunk = store.open_chunk(blob.digest, blob.grid, 0)

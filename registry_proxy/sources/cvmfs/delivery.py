@@ -53,7 +53,6 @@ class CvmfsDelivery:
         self.span = span
         self.total = found.entry.size
         self.origin = ""
-        self.validator: str | None = None
         self._found = found
         self._urgency = urgency
         self._catalogs = catalogs
