@@ -20,6 +20,10 @@ def run_chunks(bytes_per_second: float | None, chunk: int) -> int:
     return max(2, min(wanted, LONGEST_RUN) // chunk)
 
 
+LONG_LINE = 8 << 20
+"""Bytes read in one line that tell a sequential reader from one that reads a large file."""
+
+
 class Trail:
     """Where recent reads of one blob ended, to tell sequential readers from others.
 
@@ -42,7 +46,7 @@ class Trail:
 def ahead(line: int, chunk: int, bound: int) -> int:
     """Chunks to fetch beyond a read that has gone on for ``line`` bytes in one line.
 
-    Nothing before four chunks were read in one line (jobs read files of some mebibytes from end to end: what lies behind them is
-    bought in vain), then half as much again as was read, up to ``bound`` bytes.
+    Nothing at first: jobs read files of some mebibytes from end to end, and what lies behind them is bought in vain. Then half
+    as much again as was read, up to ``bound`` bytes.
     """
-    return min(line // 2, bound) // chunk if line >= 4 * chunk else 0
+    return min(line // 2, bound) // chunk if line >= LONG_LINE else 0

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_proxy.plan.chunks import MIB, Span
-from registry_proxy.plan.readahead import FIRST_RUN, LONGEST_RUN, RUN_SECONDS, Trail, ahead, run_chunks
+from registry_proxy.plan.readahead import FIRST_RUN, LONG_LINE, LONGEST_RUN, RUN_SECONDS, Trail, ahead, run_chunks
 
 
 def test_a_run_is_eight_mebibytes_until_the_speed_is_known() -> None:
@@ -39,8 +39,8 @@ def test_a_trail_remembers_a_bounded_number_of_readers() -> None:
 
 
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 30))
-def test_read_ahead_buys_nothing_before_four_chunks_and_never_more_than_was_read(line: int, bound: int) -> None:
+def test_read_ahead_buys_nothing_for_a_short_line_and_never_more_than_was_read(line: int, bound: int) -> None:
     """The window is half of what was read in one line, up to the bound, in whole chunks."""
     chunks = ahead(line, MIB, bound)
     assert chunks * MIB <= min(line, bound)
-    assert chunks == 0 or line >= 4 * MIB
+    assert chunks == 0 or line >= LONG_LINE
