@@ -101,7 +101,7 @@ class Publisher:
         """Write everything, as the next revision. ``letters``: passed on to ``write_manifest``."""
         self.revision += 1
         self.published += 60
-        children = []
+        children: list[tuple[str, str, int]] = []
         for prefix in sorted(self.nested, key=len, reverse=True):
             inside = {path: file for path, file in self.files.items() if _home(path, self.nested) == prefix}
             below = [

@@ -23,7 +23,7 @@ from tests.interop.harness.meddler import meddler
 from tests.interop.harness.process import wait_for
 from tests.interop.harness.proxy import SOURCE, Proxy, registry_proxy
 from tests.interop.harness.registries import PASSWORD, USER, Image, htpasswd, registry
-from tests.interop.harness.squid import Squid, squid
+from tests.interop.harness.squid import Passed, Squid, squid
 
 TIMEOUT = 5.0  # seconds: forward_proxies.timeout
 CHUNK = 1 << 20
@@ -174,7 +174,7 @@ def test_squid_gone(
         squid(work, more=PACED) as site,
         edge(work, "edge", gitlab, counted.url, site.url + last) as proxy,
     ):
-        passed = []
+        passed: list[Passed] = []
 
         def end(sofar: int) -> None:
             if sofar > 2 * CHUNK and not passed:

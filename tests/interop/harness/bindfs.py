@@ -14,7 +14,7 @@ class Mount:
     def __init__(self, behind: Path, point: Path, directory: Path) -> None:
         self.point = point
         point.mkdir()
-        command = ["bindfs", "-f", "--no-allow-other", "-o", "ro", behind, point]
+        command: list[str | Path] = ["bindfs", "-f", "--no-allow-other", "-o", "ro", behind, point]
         self.process = Process("bindfs", command, directory)
         self.process.ready_when(lambda: bool(mounts_below(self.point)) and (self.point / "blobs").is_dir())
 
