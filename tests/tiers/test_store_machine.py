@@ -111,7 +111,7 @@ class StoreMachine(RuleBasedStateMachine):
             file.unlink()
         elif how == "cut":
             file.write_bytes(data[: int(at * len(data))])
-        else:
+        elif data:  # it may have been cut to nothing
             spot = int(at * len(data))
             file.write_bytes(data[:spot] + bytes([data[spot] ^ 4]) + data[spot + 1 :])
 
