@@ -1,6 +1,6 @@
 """How much one request to a source asks for, and how far ahead of a reader to fetch."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from registry_proxy.plan.chunks import Span
 
@@ -18,6 +18,28 @@ def run_chunks(bytes_per_second: float | None, chunk: int) -> int:
     """Chunks in one run at this speed (None: not known yet); at least two, so that a request always overlaps the next."""
     wanted = FIRST_RUN if bytes_per_second is None else int(bytes_per_second * RUN_SECONDS)
     return max(2, min(wanted, LONGEST_RUN) // chunk)
+
+
+LONG_WAIT = 0.04
+"""Seconds to the headers of an answer from which on the way to a source counts as long."""
+
+ABREAST = 3
+"""Runs at a time for one sequential reader over a long way, where a connection carries no more than its window per round trip."""
+
+
+class Waits:
+    """The last waits for a source's headers; the shortest is about a round trip, whatever the load."""
+
+    def __init__(self, remembered: int = 32) -> None:
+        self._last: deque[float] = deque(maxlen=remembered)
+
+    def note(self, seconds: float) -> None:
+        """Another wait."""
+        self._last.append(seconds)
+
+    def abreast(self) -> int:
+        """How many runs to fetch at a time for one reader who reads on and on."""
+        return ABREAST if self._last and min(self._last) > LONG_WAIT else 1
 
 
 LONG_LINE = 8 << 20

@@ -8,14 +8,15 @@ asks. Everything between two awaits is atomic, so there are no locks.
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from registry_proxy.config import Policy
 from registry_proxy.errors import NoRoom, NotSoon, RegistryProxyError, Trouble, UpstreamUnreachable
+from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Grid, Run, Span
-from registry_proxy.plan.readahead import Trail, run_chunks
+from registry_proxy.plan.readahead import Trail, Waits, run_chunks
 from registry_proxy.pull.flight import Flight
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.pull.orphans import Orphans
@@ -60,6 +61,7 @@ class Heart:
     aside: Callable[[BlobPlace, int], Awaitable[TierBlob | None]] | None
     delivered: Callable[[BlobPlace, int], None]
     learned_rangeless: Callable[[BlobPlace], None]
+    waits: defaultdict[SourceHost, Waits] = field(default_factory=lambda: defaultdict(Waits))
 
 
 class BlobFlights:
@@ -206,7 +208,8 @@ class BlobFlights:
             return None
         if len(serving) >= _PARALLEL or (self._cramped and self._flights):
             return None
-        if wish.contiguous and any(flight.stop - flight.next > max(1, flight.length // 4) for flight in serving):
+        busy = sum(flight.stop - flight.next > max(1, flight.length // 4) for flight in serving)
+        if wish.contiguous and busy >= self._heart.waits[self.place.upstream].abreast():
             return None
         return wish.next_run(self._absent, run_chunks(self._rate, self.grid.chunk))
 
@@ -278,6 +281,7 @@ class BlobFlights:
         if delivery.proves:
             self._heart.delivered(self.place, delivery.total)
         self._ranged = delivery.ranged
+        self._heart.waits[self.place.upstream].note(delivery.waited)
         if delivery.ranged:
             for wish in self._wishes:
                 self.pump(wish)

@@ -51,13 +51,15 @@ class BlobPlace:
 
 class Delivery(Protocol):
     """Bytes under way. ``span``: what is coming; ``total``: bytes of the whole blob; ``origin``: the final host that
-    sends them; ``proves``: the repository itself sends them, which makes it a fact that it has the blob."""
+    sends them; ``proves``: the repository itself sends them, which makes it a fact that it has the blob; ``waited``: seconds from
+    the request to the answer's headers, 0 where requests overlap anyway."""
 
     span: Span
     total: int
     origin: str
     ranged: bool
     proves: bool
+    waited: float
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes of ``span`` in order, in pieces of any size; raises Trouble unless they are exactly that many."""

@@ -19,6 +19,7 @@ class UpstreamDelivery:
         self.total = total
         self.origin = str(response.origin)
         self.ranged = ranged
+        self.waited = response.seconds
         self._response = response
         self._received = received
 

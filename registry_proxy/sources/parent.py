@@ -170,6 +170,7 @@ class ParentDelivery:
 
     ranged = True
     proves = False
+    waited = 0.0
     origin = "parent"
 
     def __init__(self, span: Span, total: int, grid: Grid, fetch: Callable[[int], Coroutine[Any, Any, bytes]]) -> None:

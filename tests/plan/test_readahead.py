@@ -1,10 +1,21 @@
 """How much one request asks for, and how far ahead of a reader."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_proxy.plan.chunks import MIB, Span
-from registry_proxy.plan.readahead import FIRST_RUN, LONG_LINE, LONGEST_RUN, RUN_SECONDS, Trail, ahead, run_chunks
+from registry_proxy.plan.readahead import (
+    ABREAST,
+    FIRST_RUN,
+    LONG_LINE,
+    LONGEST_RUN,
+    RUN_SECONDS,
+    Trail,
+    Waits,
+    ahead,
+    run_chunks,
+)
 
 
 def test_a_run_is_eight_mebibytes_until_the_speed_is_known() -> None:
@@ -44,3 +55,14 @@ def test_read_ahead_buys_nothing_for_a_short_line_and_never_more_than_was_read(l
     chunks = ahead(line, MIB, bound)
     assert chunks * MIB <= min(line, bound)
     assert chunks == 0 or line >= LONG_LINE
+
+
+@pytest.mark.parametrize(
+    ("waits", "runs"), [([], 1), ([0.1, 0.2], ABREAST), ([0.1, 0.002, 0.1], 1), ([0.001, *[0.1] * 32], ABREAST)]
+)
+def test_a_long_way_is_told_by_the_shortest_of_the_last_waits(waits: list[float], runs: int) -> None:
+    """Load makes some waits long, only distance makes all of them so."""
+    found = Waits(remembered=32)
+    for seconds in waits:
+        found.note(seconds)
+    assert found.abreast() == runs

@@ -10,6 +10,7 @@ import pytest
 from registry_proxy.config import Policy
 from registry_proxy.errors import BlobUnknown, ContentCorrupt, NoRoom, NotSoon, Offline, Trouble
 from registry_proxy.oci.names import Tag
+from registry_proxy.plan import readahead
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
 from tests.fakes.faults import Cut, Garbled, Gate
@@ -231,6 +232,22 @@ async def test_offline_serves_what_is_kept_and_refuses_the_rest(bench: Benches, 
         with pytest.raises(Offline):
             await b.read(digest, Span(CHUNK, CHUNK + 1))
     assert len(upstream.requests) == asked
+
+
+async def test_over_a_long_way_a_reader_has_several_runs_at_a_time(
+    bench: Benches, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where answers take long to begin, one connection's window does not cap a pull; no byte is fetched twice for that."""
+    monkeypatch.setattr(readahead, "LONG_WAIT", 0.0)
+    data = noise(5 * readahead.FIRST_RUN)
+    digest = upstream.add_blob(data)
+    upstream.gate = gate = Gate(released=0)
+    async with bench() as b:
+        task = asyncio.create_task(b.read(digest))
+        await upstream.until_asked(readahead.ABREAST, "blob", "GET")
+        gate.open()
+        assert await task == data
+    assert upstream.most_often(digest) == 1
 
 
 async def test_a_reader_that_leaves_ends_a_ranged_fetch(bench: Benches, upstream: FakeUpstream) -> None:

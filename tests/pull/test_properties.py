@@ -41,6 +41,7 @@ class Body:
     cut: int | None
     origin: str = "fake"
     proves: bool = True
+    waited: float = 0.0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The pieces; UpstreamUnreachable where the body is cut."""

@@ -37,6 +37,7 @@ class CvmfsDelivery:
 
     ranged = True
     proves = False
+    waited = 0.0
 
     def __init__(
         self,
