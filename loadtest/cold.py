@@ -190,9 +190,9 @@ PEERS: Final[dict[str, Peer]] = {
 }
 
 
-def measure(peer: str, shape: str, behind: str, blobs: tuple[Blob, Blob], scratch: Path) -> Run:
+def measure(peer: str, shape: str, behind: str, blobs: tuple[Blob, Blob, Blob], scratch: Path) -> Run:
     """One round; what fails is told in the run."""
-    scattered, whole = blobs
+    small, scattered, whole = blobs
     with (
         readable(scratch) as name,
         link(shape, behind, name) as (near, control),
@@ -200,7 +200,7 @@ def measure(peer: str, shape: str, behind: str, blobs: tuple[Blob, Blob], scratc
     ):
         try:
             step = scattered.size // (RANGES + 1) // CHUNK * CHUNK
-            way.get(scattered, (0, RANGE))  # connections and what is learned once are not the range's
+            way.get(small, (0, RANGE))  # connections and what is learned once are not the range's
             before = _settled(control)
             firsts = [way.get(scattered, (at, at + RANGE))[0] for at in range(step, step * (RANGES + 1), step)]
             ranges = _settled(control) - before
@@ -307,7 +307,7 @@ def main(words: Sequence[str] | None = None) -> int:
     runs: list[Run] = []
     size = given.megabytes * 1_000_000
     with readable() as work, registry(work / "storage", work) as address:
-        blobs = push(address, 64 << 20, 1), push(address, size, 2)
+        blobs = push(address, CHUNK, 0), push(address, 64 << 20, 1), push(address, size, 2)
         for number in range(given.rounds):
             for shape in given.link or LINKS:
                 for peer in given.only or PEERS:
