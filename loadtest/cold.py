@@ -267,8 +267,10 @@ def report(runs: Sequence[Run], size: int) -> str:
 
 def _median(runs: Sequence[Run]) -> Run:
     names = ("first", "range_ratio", "whole", "whole_ratio", "warm", "warm_ratio")
-    values = (table.median(getattr(run, name) for run in runs if not run.failure) for name in names)
-    return Run(runs[0].peer if runs else "", runs[0].link if runs else "", *values)
+    values = [table.median(getattr(run, name) for run in runs if not run.failure) for name in names]
+    first, range_ratio, whole, whole_ratio, warm, warm_ratio = values
+    peer, shape = (runs[0].peer, runs[0].link) if runs else ("", "")
+    return Run(peer, shape, first, range_ratio, whole, whole_ratio, warm, warm_ratio)
 
 
 def _cells(run: Run, base: Run, found: Sequence[Run], size: int) -> list[str]:

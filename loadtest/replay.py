@@ -86,6 +86,7 @@ class Image:
     """A pattern's image in an upstream: its manifest, and what each blob of the pattern has become."""
 
     manifest: Digest
+    text: bytes
     digests: tuple[Digest, ...]
     blobs: tuple[Noise, ...]
 
@@ -154,7 +155,8 @@ def stock(upstream: FakeUpstream, pattern: Pattern) -> Image:
         for digest, blob in zip(digests, blobs, strict=True)
     ]
     manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described[0], "layers": described[1:]}
-    return Image(upstream.add_manifest(json.dumps(manifest).encode(), tag=TAG), digests, blobs)
+    text = json.dumps(manifest).encode()
+    return Image(upstream.add_manifest(text, tag=TAG), text, digests, blobs)
 
 
 async def replay(pattern: Pattern, image: Image, url: str, *, source: str = SOURCE, speed: float = math.inf) -> None:

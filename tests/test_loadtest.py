@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import replay, rows, table
+from loadtest import farm, replay, rows, table
 from loadtest.link import BURST, Bucket, Counters, HostPort, Link, Shape, Window, ask, telling
 from loadtest.noise import PERIOD, Noise
 from registry_proxy.app import assemble
@@ -362,3 +363,20 @@ def test_markdown_is_a_table() -> None:
 def test_megabytes(count: int | None, text: str) -> None:
     """Bytes are shown in units of a million, small ones with two places."""
     assert table.megabytes(count) == text
+
+
+# --- the farm ---------------------------------------------------------------------------------------------------------
+
+
+async def test_nodes_of_a_farm_check_what_they_get(tmp_path: Path) -> None:
+    """Every node gets every byte through the proxy, and one whose bytes are not those expected says so."""
+    pattern = replay.parse("small", SMALL)
+    async with FakeUpstream() as upstream:
+        image = replay.stock(upstream, pattern)
+        async with farm.ours(upstream, tmp_path, workers=1) as (address, _):
+            wanted = farm.plans(pattern, image, address, unread=False)
+            found = await farm.burst(wanted, farm.HASHED + 1, address, tmp_path)
+            assert found.failures == []
+            assert found.body == sum(one.body for one in wanted if one.request.startswith("GET")) * (farm.HASHED + 1)
+            lie = [msgspec.structs.replace(wanted[-1], sha256="0" * 64)]
+            assert "WRONG BYTES" in (await farm.burst(lie, 1, address, tmp_path)).failures[0]

@@ -14,7 +14,7 @@ daemon off;
 master_process off;
 pid {directory}/{name}.pid;
 error_log {directory}/{name}-error.log;
-events {{ worker_connections 512; }}
+events {{ worker_connections 4096; }}
 http {{
   log_format line escape=json
     '{{"method": "$request_method", "uri": "$request_uri", "range": "$http_range", "status": $status, '
