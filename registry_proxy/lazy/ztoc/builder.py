@@ -7,8 +7,9 @@ from typing import Final, Self
 
 from registry_proxy.lazy.failures import LayerRefused
 from registry_proxy.lazy.ztoc.bounds import DEFAULT, Bounds
+from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.points import PointFinder
-from registry_proxy.lazy.ztoc.tar import Entry, TarScanner
+from registry_proxy.lazy.ztoc.tar import TarScanner
 from registry_proxy.lazy.ztoc.ztoc import Ztoc
 from registry_proxy.oci.digest import Digest
 

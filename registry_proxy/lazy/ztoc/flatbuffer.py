@@ -82,7 +82,8 @@ class Writer:
         count = len(targets)
         self._pad(4, 4 * count)
         end = self._size
-        self._put(struct.pack(f"<{count}I", *(end + 4 * (count - i) - at for i, at in enumerate(targets))))
+        if count:  # most files have no records
+            self._put(struct.pack(f"<{count}I", *(end + 4 * (count - i) - at for i, at in enumerate(targets))))
         return self._put(_U32.pack(count))
 
     def table(self, fields: Sequence[Field]) -> int:

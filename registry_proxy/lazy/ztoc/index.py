@@ -6,8 +6,8 @@ from typing import Final
 
 from registry_proxy.lazy.failures import IndexInvalid, LayerRefused
 from registry_proxy.lazy.files import Extent, Extents, LayerFile, Read, joined, normal_path, read_exactly
+from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.inflate import GZIP, RAW, STREAM_END, WINDOW, Inflater
-from registry_proxy.lazy.ztoc.tar import Entry
 from registry_proxy.lazy.ztoc.ztoc import Ztoc, points, window
 from registry_proxy.plan.chunks import Span
 

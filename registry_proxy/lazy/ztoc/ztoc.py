@@ -6,9 +6,9 @@ from typing import Final
 from registry_proxy.errors import DigestInvalid
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.ztoc.flatbuffer import Buffer, Field, Table, Writer
+from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.inflate import WINDOW
 from registry_proxy.lazy.ztoc.points import HEADER, POINT
-from registry_proxy.lazy.ztoc.tar import Entry
 from registry_proxy.oci.digest import Digest
 
 VERSION: Final = "0.9"
