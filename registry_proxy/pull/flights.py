@@ -150,6 +150,8 @@ class BlobFlights:
         """Wait until a flight has landed the chunk; None if it is to be looked for again."""
         future: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
         self._waiters[index].append(future)
+        wish.waiting = index
+        self._taken.set()  # whoever waits for readers looks again at what they wait for
         try:
             if not self._coming(index):
                 self._check_room(index, wish)
@@ -166,6 +168,7 @@ class BlobFlights:
                     chunk.close()
             raise
         finally:
+            wish.waiting = None
             self._forget(index, future)
 
     def check_patience(self, index: int, wish: Wish) -> None:
@@ -211,6 +214,8 @@ class BlobFlights:
         busy = sum(flight.stop - flight.next > max(1, flight.length // 4) for flight in serving)
         if wish.contiguous and busy >= self._heart.waits[self.place.upstream].abreast():
             return None
+        if self._cramped and wish.turn is not None:
+            return wish.run_waited_for(self._absent, _WINDOW)
         return wish.next_run(self._absent, run_chunks(self._rate, self.grid.chunk))
 
     def _absent(self, index: int) -> bool:
@@ -333,6 +338,8 @@ class BlobFlights:
         self._held[index] = chunk
         self._release_held()
         while len(self._held) > _WINDOW:
+            if self._nobody_takes(next(iter(self._held))):
+                continue
             self._taken.clear()
             try:
                 async with asyncio.timeout(_LAGGARD):
@@ -340,6 +347,14 @@ class BlobFlights:
             except TimeoutError:
                 if any(waited > index for waited in self._waiters):
                     self._drop_laggards(next(iter(self._held)))
+
+    def _nobody_takes(self, oldest: int) -> bool:
+        """Let a held chunk go if all who want it stand still for another one, which comes only if the flight goes on."""
+        wanting = [wish for wish in self._wishes if not wish.lagging and wish.touches(oldest, oldest + 1)]
+        if any(wish.waiting is None or wish.waiting in self._held for wish in wanting):
+            return False
+        del self._held[oldest]
+        return True
 
     def _drop_laggards(self, oldest: int) -> None:
         for wish in self._wishes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +37,7 @@ class Reader:
         self._last: tuple[int, Chunk, str] | None = None
         self._aside: TierBlob | None = None
         self._joined = False
+        self._in_order = all(one.span.start <= two.span.start for one, two in pairwise(parts))
         self._line = 0
 
     async def __aenter__(self) -> Self:
@@ -72,6 +74,8 @@ class Reader:
         right (docs/architecture.md, I4).
         """
         asked, grid = self._parts[part], self._flights.grid
+        if not self._in_order:
+            self._wish.turn = grid.touched(asked.span)[-1] + 1
         whole = len(asked.span) == grid.size
         assay = Assay(self._aside, self._flights.landing.digest) if whole and self._aside is not None else None
         sums: dict[int, bytes] | None = {} if whole and assay is None and not self._flights.landing.verified else None

@@ -15,7 +15,8 @@ class Wish:
     """Chunks wanted, ascending and without repeats.
 
     ``position``: the reader is done with so many of the first; ``cursor``: so many are present or under way;
-    ``partial``: its client asked for ranges; ``lagging``: others do not wait for this reader any more.
+    ``partial``: its client asked for ranges; ``lagging``: others do not wait for this reader any more; ``waiting``: the chunk that the
+    reader stands still for, or None; ``turn``: where a reader who does not read in order will jump, None for one who does.
     """
 
     def __init__(
@@ -27,6 +28,8 @@ class Wish:
         self.position = 0
         self.cursor = 0
         self.lagging = False
+        self.waiting: int | None = None
+        self.turn: int | None = None
         self._done: set[int] = set()
         self.contiguous = not chunks or len(chunks) == chunks[-1] - chunks[0] + 1
 
@@ -61,6 +64,15 @@ class Wish:
                 return True
             at += 1
         return False
+
+    def run_waited_for(self, absent: Callable[[int], bool], longest: int) -> Run | None:
+        """What a reader who jumps needs right now and no more: from the chunk it waits for to its next turn."""
+        if self.waiting is None or self.turn is None or not absent(self.waiting):
+            return None
+        stop = self.waiting + 1
+        while stop < min(self.turn, self.waiting + longest) and absent(stop):
+            stop += 1
+        return Run(self.waiting, stop)
 
     def next_run(self, absent: Callable[[int], bool], longest: int) -> Run | None:
         """The next run of adjacent wanted chunks that are absent; moves the cursor past it and past what is not absent."""

@@ -123,6 +123,10 @@ class Outbox:
                 sent = await self._loop.sendfile(self._transport(), file, start, stop - start, fallback=False)
         except (ConnectionError, TimeoutError) as error:
             raise ClientGone("the client took nothing more") from error
+        except asyncio.SendfileNotAvailableError as error:  # asyncio's word for any failure before the first byte
+            if isinstance(error.__cause__, ConnectionError):
+                raise ClientGone("the client closed the connection") from error
+            raise BodyShort(f"a chunk's file cannot be sent: {error.__cause__}") from error
         self.sent += sent
         if sent != stop - start:
             raise BodyShort(f"a chunk's file gave {sent} bytes of {stop - start}")

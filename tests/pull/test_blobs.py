@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -187,6 +188,19 @@ async def test_without_room_a_blob_larger_than_the_store_still_streams(bench: Be
     async with bench(limit=8 * CHUNK) as b:
         assert await b.read(digest) == data
         assert await b.read(digest, Span(30 * CHUNK, 31 * CHUNK)) == data[30 * CHUNK : 31 * CHUNK]
+
+
+@pytest.mark.parametrize("order", [range(38, 0, -1), [n * 7919 % 39 for n in range(100)]], ids=["backwards", "jumping"])
+async def test_without_room_parts_in_any_order_cost_a_chunk_each(
+    bench: Benches, upstream: FakeUpstream, order: Sequence[int]
+) -> None:
+    """A reader who jumps about gets what it waits for, a chunk for each part once the first run has told that there is no room."""
+    data = noise(40 * CHUNK)
+    digest = upstream.add_blob(data)
+    spans = [Span(index * CHUNK + 5, index * CHUNK + 99) for index in order]
+    async with bench(limit=4 * CHUNK) as b:
+        assert await b.read(digest, *spans) == b"".join(data[span.start : span.stop] for span in spans)
+    assert upstream.sent(digest) <= (len(spans) + 40) * CHUNK
 
 
 async def test_without_room_a_range_less_blob_still_streams_to_whole_readers(
