@@ -142,7 +142,9 @@ def _copy(document: Document, media_type: str, original: bytes) -> bytes:
 
 
 def _annotations(described: Document) -> dict[str, str]:
-    found = described.get("annotations") or {}
+    found = described.get("annotations")
+    if found is None:
+        return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ManifestInvalid("annotations that are not texts")
     return found

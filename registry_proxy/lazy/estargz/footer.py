@@ -37,3 +37,8 @@ def parse(tail: bytes) -> Footer | None:
     if tail.endswith(_EXTERNAL):
         return Footer(len(_EXTERNAL), None)
     return None
+
+
+def encode(toc: int) -> bytes:
+    """Today's footer, for a TOC whose member begins at this byte."""
+    return b"%b\x1a\0SG\x16\0%016xSTARGZ%b" % (_HEAD, toc, _TAIL)
