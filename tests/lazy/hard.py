@@ -152,11 +152,16 @@ def entries(plain: bytes) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]
     """Each entry with its clean path and, for regular files and hard links, contents."""
     with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
         for made in archive:
-            path = "/".join(part for part in made.name.split("/") if part not in {"", "."})
+            path = clean(made.name)
             if path in {".prefetch.landmark", ".no.prefetch.landmark", "stargz.index.json"}:
                 continue
             held = archive.extractfile(made) if made.isfile() or made.islnk() else None
             yield path, made, held.read() if held else None
+
+
+def clean(name: str) -> str:
+    """The path that a name means."""
+    return "/".join(part for part in name.split("/") if part not in {"", "."})
 
 
 def kind(made: tarfile.TarInfo) -> str:

@@ -2,9 +2,11 @@
 //
 //	esgz build [-prioritized FILE] [-chunk-size BYTES] [-level N] IN.tar[.gz] OUT
 //	esgz verify BLOB [TOC-DIGEST]
+//	esgz list BLOB
 //
 // build prints {"digest", "size", "diff_id", "toc_digest", "uncompressed"}; verify reads every file of the layer
-// through the library's reader against the digests in the table of contents and prints their number and bytes.
+// through the library's reader against the digests in the table of contents and prints their number and bytes; list
+// prints what the reader says of every path, the sha-256 of its contents included, as an array by path.
 package main
 
 import (
@@ -15,8 +17,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/opencontainers/go-digest"
@@ -37,6 +41,24 @@ type verified struct {
 	Bytes     int64  `json:"bytes"`
 }
 
+type listed struct {
+	Path    string            `json:"path"`
+	Type    string            `json:"type"`
+	Size    int64             `json:"size"`
+	Digest  string            `json:"digest"`
+	Link    string            `json:"link"`
+	Links   int               `json:"links"`
+	Mode    int64             `json:"mode"`
+	UID     int               `json:"uid"`
+	GID     int               `json:"gid"`
+	User    string            `json:"user"`
+	Group   string            `json:"group"`
+	ModTime string            `json:"modtime"`
+	Major   int               `json:"major"`
+	Minor   int               `json:"minor"`
+	Xattrs  map[string][]byte `json:"xattrs"`
+}
+
 func main() {
 	runtime.GOMAXPROCS(2) // the library cuts a layer into one part per processor: the same bytes on every machine
 	answer, err := run(os.Args[1:])
@@ -51,13 +73,15 @@ func main() {
 
 func run(args []string) (any, error) {
 	if len(args) == 0 {
-		return nil, errors.New("say build or verify")
+		return nil, errors.New("say build, verify or list")
 	}
 	switch args[0] {
 	case "build":
 		return build(args[1:])
 	case "verify":
 		return verify(args[1:])
+	case "list":
+		return list(args[1:])
 	default:
 		return nil, fmt.Errorf("no such verb: %s", args[0])
 	}
@@ -180,8 +204,13 @@ func check(reader *estargz.Reader, verifiers estargz.TOCEntryVerifier, file *est
 		if err != nil {
 			return err
 		}
-		if _, err := io.Copy(verifier, io.NewSectionReader(content, offset, size)); err != nil {
+		// at once: each read of the library inflates from the chunk's beginning
+		data := make([]byte, size)
+		if _, err := content.ReadAt(data, offset); err != nil {
 			return fmt.Errorf("%s: %w", file.Name, err)
+		}
+		if _, err := verifier.Write(data); err != nil {
+			return err
 		}
 		if !verifier.Verified() {
 			return fmt.Errorf("%s: wrong bytes at %d", file.Name, offset)
@@ -189,6 +218,54 @@ func check(reader *estargz.Reader, verifiers estargz.TOCEntryVerifier, file *est
 		offset += size
 	}
 	return nil
+}
+
+func list(args []string) (any, error) {
+	if len(args) != 1 {
+		return nil, errors.New("list wants BLOB")
+	}
+	in, err := section(args[0])
+	if err != nil {
+		return nil, err
+	}
+	reader, err := estargz.Open(in)
+	if err != nil {
+		return nil, err
+	}
+	root, ok := reader.Lookup("")
+	if !ok {
+		return nil, errors.New("the layer has no root")
+	}
+	answer := []listed{}
+	err = describe(reader, "", root, &answer)
+	return answer, err
+}
+
+func describe(reader *estargz.Reader, name string, entry *estargz.TOCEntry, sum *[]listed) error {
+	told := listed{
+		Path: name, Type: entry.Type, Size: entry.Size, Link: entry.LinkName, Links: entry.NumLink, Mode: entry.Mode,
+		UID: entry.UID, GID: entry.GID, User: entry.Uname, Group: entry.Gname,
+		ModTime: entry.ModTime().UTC().Format(time.RFC3339Nano), Major: entry.DevMajor, Minor: entry.DevMinor,
+		Xattrs: entry.Xattrs,
+	}
+	if entry.Type == "reg" {
+		content, err := reader.OpenFile(name)
+		if err != nil {
+			return err
+		}
+		data := make([]byte, entry.Size)
+		if _, err := content.ReadAt(data, 0); err != nil && entry.Size > 0 {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		told.Digest = fmt.Sprintf("sha256:%x", sha256.Sum256(data))
+	}
+	*sum = append(*sum, told)
+	var failed error
+	entry.ForeachChild(func(base string, child *estargz.TOCEntry) bool {
+		failed = describe(reader, path.Join(name, base), child, sum)
+		return failed == nil
+	})
+	return failed
 }
 
 func section(path string) (*io.SectionReader, error) {
