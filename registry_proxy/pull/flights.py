@@ -44,6 +44,9 @@ _LINGER = 2.0
 _WINDOW = 8
 """Chunks that a flight without room in the store keeps in memory for readers that lag."""
 
+_CRAMPED = 10.0
+"""Seconds from a chunk that found no room until it is believed that there may be some again."""
+
 _LAGGARD = 10.0
 """Seconds that such a flight waits for a reader who does not take its chunk."""
 
@@ -79,7 +82,7 @@ class BlobFlights:
         self._waiters: defaultdict[int, list[asyncio.Future[Chunk | None]]] = defaultdict(list)
         self._held: dict[int, Chunk] = {}
         self._taken = asyncio.Event()
-        self._cramped = False  # no room in the store: one flight at a time, at its readers' pace
+        self._cramped_until = 0.0  # no room in the store: one flight at a time, at its readers' pace
         self._ranged: bool | None = None
         self._rate: float | None = None
 
@@ -322,10 +325,14 @@ class BlobFlights:
 
     # --- space and waiters -------------------------------------------------------------------------------------------
 
+    @property
+    def _cramped(self) -> bool:
+        return asyncio.get_running_loop().time() < self._cramped_until
+
     async def _reserve(self, span: Span) -> Room | None:
         room = await self._heart.store.reserve(len(span), self.place.digest)
         if room is None:
-            self._cramped = True
+            self._cramped_until = asyncio.get_running_loop().time() + _CRAMPED
             _log.warning("store.no_room", digest=str(self.place.digest), bytes=len(span), limit=self._heart.store.limit)
         return room
 
@@ -334,7 +341,7 @@ class BlobFlights:
 
         A reader that takes nothing for a while is not waited for any longer if somebody else wants to go on.
         """
-        self._cramped = True
+        self._cramped_until = asyncio.get_running_loop().time() + _CRAMPED
         self._held[index] = chunk
         self._release_held()
         while len(self._held) > _WINDOW:
