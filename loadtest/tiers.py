@@ -94,7 +94,7 @@ def site(size: int) -> Iterator[Site]:
         for each in (work / "www", *(work / "www").rglob("*")):
             each.chmod(0o755 if each.is_dir() else 0o644)
         text = STATIC.format(listen=address, root=root)
-        more = "cache_mem 1 GB\nmaximum_object_size_in_memory 32 MB"
+        more = "cache_mem 1 GB"
         with (
             nginx(text, address, work) as web,
             squid(work, "tiers", more) as through,

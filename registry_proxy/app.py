@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import structlog
@@ -23,13 +24,14 @@ from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.discovery import Discovery
 from registry_proxy.pull.manifests import Manifests
 from registry_proxy.pull.public import PublicChunks
-from registry_proxy.sources.base import BlobPlace, Source
+from registry_proxy.sources.base import BlobPlace
 from registry_proxy.sources.chunk_lists import ChunkLists
 from registry_proxy.sources.cvmfs.source import CvmfsSource
 from registry_proxy.sources.parent import ParentSource
 from registry_proxy.sources.rangeless import DayMemory
 from registry_proxy.sources.registry import Registry
 from registry_proxy.sources.upstream import UpstreamSource
+from registry_proxy.sources.watched import Watched
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.mounted import MountedTier
@@ -52,6 +54,7 @@ class Instance:
     records: Records
     registries: dict[SourceHost, Registry]
     source: UpstreamSource
+    sources: tuple[Watched, ...]
     tiers: Stack
     metrics: Metrics
     manifests: Manifests
@@ -78,7 +81,7 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         proofs = Proofs(registries, records, config.policy)
         identity = new_identity()
         shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
-        sources = _in_order(config.policy.sources, (*shared, source))
+        sources = _in_order(config.policy.sources, (*shared, Watched(source, metrics)))
         tiers = Stack(_mounted(config, store.chunk_size, metrics))
         stack.push_async_callback(tiers.close)
         blobs = Blobs(proofs, store, records, sources, config.upstreams, config.policy, metrics, tiers)
@@ -100,7 +103,7 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
             ready=lambda: None,
         )
         instance = Instance(
-            config, store, records, registries, source, tiers, metrics, manifests, discovery, blobs, face
+            config, store, records, registries, source, sources, tiers, metrics, manifests, discovery, blobs, face
         )
         yield instance
 
@@ -119,7 +122,7 @@ async def _shared_sources(
     chunk_size: int,
     registries: Mapping[SourceHost, Registry],
     metrics: Metrics,
-) -> list[Source]:
+) -> list[Watched]:
     """The sources that others use as well: only what anybody may have is asked of them."""
 
     def may_share(place: BlobPlace) -> bool:
@@ -128,11 +131,12 @@ async def _shared_sources(
     async def ways(settings: Forwarding) -> ForwardProxies:
         return await stack.enter_async_context(ForwardProxies(settings))
 
-    sources: list[Source] = []
+    sources: list[Watched] = []
     if config.parent.urls:
+        to_parents = await ways(config.forward_proxies)
         parent = ParentSource(
             config.parent.urls,
-            await ways(config.forward_proxies),
+            to_parents,
             ChunkLists(config.parent.urls, await ways(Forwarding()), identity),
             chunk_size=chunk_size,
             patience=config.policy.patience,
@@ -141,17 +145,33 @@ async def _shared_sources(
             may_share=may_share,
             metrics=metrics,
         )
-        sources.append(parent)
+        sources.append(Watched(parent, metrics, lambda: {"ways": _up(to_parents.states())}))
     for settings in config.cvmfs_http:
         groups = settings.forward_proxies or config.forward_proxies.groups
-        fetch = (await ways(msgspec.structs.replace(config.forward_proxies, groups=groups))).fetch
+        to_servers = await ways(msgspec.structs.replace(config.forward_proxies, groups=groups))
         directory = config.store.path / "cvmfs" / settings.repository
-        cvmfs = CvmfsSource(settings, fetch, directory, may_share=may_share, metrics=metrics)
-        sources.append(await stack.enter_async_context(cvmfs))
+        source = CvmfsSource(settings, to_servers.fetch, directory, may_share=may_share, metrics=metrics)
+        cvmfs = await stack.enter_async_context(source)
+        sources.append(Watched(cvmfs, metrics, partial(_cvmfs_stats, cvmfs, to_servers)))
     return sources
 
 
-def _in_order(names: Sequence[str], sources: Sequence[Source]) -> tuple[Source, ...]:
+def _up(states: Mapping[str, bool]) -> dict[str, str]:
+    return {name: "works" if works else "left out for now" for name, works in states.items()}
+
+
+def _cvmfs_stats(source: CvmfsSource, ways: ForwardProxies) -> dict[str, object]:
+    state = source.state()
+    return {
+        "revision": state.revision,
+        "whitelist_expires": state.whitelist_expires,
+        "repository_trouble": state.trouble,
+        "servers": _up(state.servers),
+        "ways": _up(ways.states()),
+    }
+
+
+def _in_order(names: Sequence[str], sources: Sequence[Watched]) -> tuple[Watched, ...]:
     """The sources in the configured order of their kinds (``cvmfs-http:<repository>`` is of the kind ``cvmfs-http``)."""
     return tuple(source for name in names for source in sources if source.name.partition(":")[0] == name)
 
@@ -205,6 +225,7 @@ def _stats(instance: Instance) -> dict[str, object]:
         "chunk_size": instance.store.chunk_size,
         "store": instance.store.stats(),
         "tiers": instance.tiers.stats(),
+        "sources": [source.stats() for source in instance.sources],
         "upstreams": {
             str(name): {"rangeless": instance.source.rangeless(name), "rate_limit": registry.rate_limit}
             for name, registry in instance.registries.items()

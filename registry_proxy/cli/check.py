@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from registry_proxy.cli.findings import Probed, StoreFound, TierFound
+from registry_proxy.cli.findings import Probed, SourceFound, StoreFound, TierFound
 from registry_proxy.cli.options import NO_FLAGS, Json, Setup, image_name
 from registry_proxy.cli.output import print_json, print_table
 from registry_proxy.config import Config, Logging
@@ -27,9 +27,10 @@ def check(
     json: Json = False,
     setup: Setup = NO_FLAGS,
 ) -> int:
-    """Validate a configuration and try each upstream.
+    """Validate a configuration and try each upstream, tier, source and forward proxy.
 
-    Exit code 0 if the store can be used and every upstream answers, 1 if not, 2 if the configuration is wrong.
+    Exit code 0 if the store can be used and every upstream answers, 1 if not, 2 if the configuration is wrong. What fails of the
+    tiers and sources is told, and does not count: the proxy works without them.
 
     For example:
 
@@ -39,6 +40,7 @@ def check(
     """
     from registry_proxy.cli.advice import look_at_store, warnings
     from registry_proxy.cli.probe import look_at_tiers, probe_all
+    from registry_proxy.cli.sources import look_at_sources
     from registry_proxy.telemetry import logs
 
     config = setup.load()
@@ -48,16 +50,18 @@ def check(
     logs.configure(Logging(level="error"))  # a retry is no news here
     probes = asyncio.run(probe_all(config, images))
     tiers = asyncio.run(look_at_tiers(config))
+    sources = asyncio.run(look_at_sources(config))
     good = store.error is None and not any(one.error for one in probes)
     if json:
         found = {
             "upstreams": [asdict(one) for one in probes],
             "store": asdict(store),
             "tiers": [asdict(one) for one in tiers],
+            "sources": [asdict(one) for one in sources],
         }
         print_json({"ok": good, **found, "warnings": advice})
     else:
-        _show(probes, store, tiers, advice)
+        _show(probes, store, tiers, sources, advice)
     return 0 if good else 1
 
 
@@ -68,7 +72,13 @@ def _by_upstream(config: Config, images: list[ImageName]) -> dict[SourceHost, Im
     return {image.host: image for image in images}
 
 
-def _show(probes: list[Probed], store: StoreFound, tiers: list[TierFound], advice: list[str]) -> None:
+def _show(
+    probes: list[Probed],
+    store: StoreFound,
+    tiers: list[TierFound],
+    sources: list[SourceFound],
+    advice: list[str],
+) -> None:
     columns = ("upstream", "url", "answers", "authorization", "ranges", "multi-range", "time")
     print_table("upstreams", columns, (_row(one) for one in probes))
     if any(one.ranges == "unknown" and not one.error for one in probes):
@@ -79,6 +89,8 @@ def _show(probes: list[Probed], store: StoreFound, tiers: list[TierFound], advic
     )
     for tier in tiers:
         print(f"cvmfs {tier.path}: {'no: ' + tier.error if tier.error else 'answers'}")
+    for source in sources:
+        print(f"{source.kind} {source.name}: {'no: ' + source.error if source.error else source.told}")
     for line in advice:
         print(f"warning: {line}")
 

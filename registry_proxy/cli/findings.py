@@ -38,6 +38,17 @@ class StoreFound:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFound:
+    """A source beside the upstreams, or a way to one. ``kind``: ``parent``, ``cvmfs-http`` or ``way``; ``told``: what it says of itself;
+    ``error``: None if it can be used, else what is wrong and what to do."""
+
+    kind: str
+    name: str
+    told: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TierFound:
     """A mounted tier. ``error``: None if it answers."""
 

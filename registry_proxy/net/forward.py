@@ -123,6 +123,11 @@ class ForwardProxies:
             await self._session.close()
             self._session = None
 
+    def states(self) -> dict[str, bool]:
+        """Every way in the order of the groups; False for a burnt one."""
+        burnt = self.chain.burnt(self._clock())
+        return {way: way not in burnt for group in self.chain.groups for way in group}
+
     def is_resting(self, url: str) -> bool:
         """True if no way led to this URL's origin a moment ago: requests for it fail at once."""
         return self._rests[Origin.of(url)].until > self._clock()

@@ -82,6 +82,21 @@ class Metrics:
         self._tiers_up = Gauge(
             "registry_proxy_tier_up", "1 for a tier that works, 0 for one that rests.", ("tier",), registry=registry
         )
+        asked = counter(
+            "source_asked_total",
+            "Questions to a source, by whether it had the blob (hit, miss) or failed.",
+            "source",
+            "result",
+        )
+        self._source_asked = asked.labels
+        self._source_seconds = _Children(
+            histogram(
+                "source_seconds", "From a question to a source to its first bytes.", UPSTREAM_BUCKETS, "source"
+            ).labels
+        )
+        self._sources_up = Gauge(
+            "registry_proxy_source_up", "1 for a source that works, 0 after trouble.", ("source",), registry=registry
+        )
         for upstream in upstreams:
             self._fetched[upstream].inc(0)
 
@@ -158,6 +173,18 @@ class Metrics:
     def tier_up(self, tier: str, *, up: bool) -> None:
         """A tier works, or rests after trouble."""
         self._tiers_up.labels(tier).set(up)
+
+    def source_asked(self, source: str, result: str) -> None:
+        """A source was asked for a blob. ``result``: ``hit``, ``miss`` or ``failure``."""
+        self._source_asked(source, result).inc()
+
+    def source_latency(self, source: str, seconds: float) -> None:
+        """A source had something to deliver so long after it was asked."""
+        self._source_seconds[source].observe(seconds)
+
+    def source_up(self, source: str, *, up: bool) -> None:
+        """A source works, or had trouble when it was asked last."""
+        self._sources_up.labels(source).set(up)
 
     def watch_store(self, look: "Callable[[], StoreFigures]") -> None:
         """Look at the store's figures whenever the metrics are read."""

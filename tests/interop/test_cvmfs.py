@@ -18,7 +18,7 @@ from tests.fakes.cvmfs import CvmfsServer
 from tests.interop.harness.squid import Squid, squid
 
 FIXTURES = Path(__file__).parents[3] / "shared" / "fixtures" / "cvmfs"
-LARGE = "maximum_object_size_in_memory 32 MB"  # this Squid has no disk, and CVMFS's objects are larger than chunks
+
 NAMES = ("sha1.cvmfs.test", "shake.cvmfs.test")
 
 
@@ -47,7 +47,7 @@ async def read_all(source: CvmfsSource) -> int:
 async def test_the_second_site_costs_the_server_nothing(name: str, work: Path) -> None:
     """Both repositories are read whole through Squid, identical; what it has it gives to the next one, letters too."""
     work.chmod(0o755)
-    with squid(work, more=LARGE) as through:
+    with squid(work) as through:
         async with CvmfsServer(FIXTURES / "repos" / name) as server:
             async with site(work / "one", name, server, through) as source:
                 assert await read_all(source) == 7
@@ -68,7 +68,7 @@ async def test_a_poisoned_squid_heals(work: Path) -> None:
         past_caches = "no-cache" in request.headers.get("Cache-Control", "")
         return None if past_caches or not body else body[:-1] + bytes([body[-1] ^ 1])
 
-    with squid(work, more=LARGE) as through:
+    with squid(work) as through:
         async with CvmfsServer(FIXTURES / "repos" / NAMES[0]) as server:
             server.mischief = poison
             async with site(work / "one", NAMES[0], server, through) as source:
