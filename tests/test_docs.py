@@ -63,10 +63,6 @@ def commands() -> Iterator[tuple[str, str]]:
             for line in block.splitlines():
                 if line.startswith("registry-proxy "):
                     yield page.name, line
-    yield (
-        "docker-compose.yml",
-        yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["registry-proxy"]["command"],
-    )
     unit = (ROOT / "conf/systemd/registry-proxy.service").read_text()
     yield "registry-proxy.service", "registry-proxy" + unit.partition("bin/registry-proxy")[2].splitlines()[0]
     for line in re.findall(

@@ -6,6 +6,7 @@ The Squid is Debian's, with its packaged configuration and the lines of conf/squ
 import contextlib
 import hashlib
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +24,7 @@ from tests.interop.harness.meddler import meddler
 from tests.interop.harness.process import wait_for
 from tests.interop.harness.proxy import SOURCE, Proxy, registry_proxy
 from tests.interop.harness.registries import PASSWORD, USER, Image, htpasswd, registry
-from tests.interop.harness.squid import Passed, Squid, squid
+from tests.interop.harness.squid import LINES, PACKAGED, Passed, Squid, squid
 
 TIMEOUT = 5.0  # seconds: forward_proxies.timeout
 CHUNK = 1 << 20
@@ -92,6 +93,15 @@ def asked_for_chunks(counted: Front) -> Counter[str]:
 def blob_bytes(upstream: Front) -> int:
     """Bytes of blobs that the registry sent."""
     return sum(seen.sent for seen in upstream.requests() if "/blobs/" in seen.uri and seen.method == "GET")
+
+
+def test_the_lines_of_conf_squid_are_taken_without_a_word(tmp_path: Path) -> None:
+    """Debian's Squid accepts its packaged configuration with our lines, as the compose file mounts them."""
+    file = tmp_path / "squid.conf"
+    file.write_text(PACKAGED.read_text().replace("/etc/squid/conf.d/*.conf", str(LINES)))
+    done = subprocess.run(["squid", "-k", "parse", "-f", file], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "ERROR" in line or "WARNING" in line]
 
 
 def test_a_warm_squid_spares_the_parent(
