@@ -6,18 +6,22 @@ and kept, never made anew under its old digest.
 
 import zlib
 from collections.abc import Callable
-from typing import Final, Protocol
+from functools import partial
+from types import ModuleType
+from typing import Final, Protocol, cast
 
+fast: ModuleType | None
+"""isal's drop-in for ``zlib``, or None."""
 try:
-    from isal import isal_zlib
+    from isal import isal_zlib as fast
 except ImportError:  # the extra is not installed
-    isal_zlib = None  # type: ignore[assignment]
+    fast = None
 
 _GZIP: Final = 31
 _FASTEST: Final = 3
 """isal's levels end here."""
 
-BROKEN: Final[tuple[type[Exception], ...]] = (zlib.error, *((isal_zlib.error,) if isal_zlib else ()))
+BROKEN: Final[tuple[type[Exception], ...]] = (zlib.error, *((fast.error,) if fast else ()))
 """What a decompressor raises for bytes that are no sound gzip stream."""
 
 
@@ -42,11 +46,15 @@ class Gunzipper(Protocol):
 
 def gunzipper() -> Gunzipper:
     """A decompressor of one gzip member."""
-    return isal_zlib.decompressobj(_GZIP) if isal_zlib else zlib.decompressobj(_GZIP)
+    return cast("Gunzipper", (fast or zlib).decompressobj(_GZIP))
 
 
 def gzipper(level: int) -> Callable[[bytes], bytes]:
     """What makes a gzip member of some bytes; levels as in ``Options.level``. Releases the interpreter while it works."""
-    if isal_zlib and level <= _FASTEST:
-        return lambda data: isal_zlib.compress(data, level, _GZIP)
-    return lambda data: zlib.compress(data, max(level, 1), _GZIP)
+    if fast and level <= _FASTEST:
+        return partial(_member, fast, level)
+    return partial(_member, zlib, max(level, 1))
+
+
+def _member(library: ModuleType, level: int, data: bytes) -> bytes:
+    return bytes(library.compress(data, level, _GZIP))

@@ -4,6 +4,7 @@ import tarfile
 from datetime import datetime
 from typing import Final
 
+from registry_proxy.lazy.failures import LayerRefused
 from registry_proxy.lazy.ztoc.header import Entry
 
 _TYPES: Final = {"reg": tarfile.REGTYPE, "hardlink": tarfile.LNKTYPE}
@@ -11,14 +12,20 @@ _IN_FIELDS: Final = (b"path", b"linkpath", b"size", b"hdrcharset")
 
 
 def written(entry: Entry) -> bytes:
-    """The blocks of a regular file or hard link: all that the entry says, its other PAX records included."""
+    """The blocks of a regular file or hard link: all that the entry says, its other PAX records included.
+
+    Raises LayerRefused for numbers that no field can hold, and for records whose key is no text.
+    """
     info = tarfile.TarInfo(_text(entry.name))
     info.type, info.linkname, info.size = _TYPES[entry.kind], _text(entry.link), entry.size
     info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
     info.uname, info.gname = _text(entry.owner), _text(entry.group)
     info.mtime = int(datetime.fromisoformat(entry.modified.decode()).timestamp()) if entry.modified else 0
     info.pax_headers = {_text(key): _text(value) for key, value in entry.records if key not in _IN_FIELDS}
-    return _blocks(info)
+    try:
+        return _blocks(info)
+    except ValueError as error:
+        raise LayerRefused(f"the header of {entry.name[:200]!r} cannot be written anew: {error}") from error
 
 
 def plain_file(name: str, size: int) -> bytes:

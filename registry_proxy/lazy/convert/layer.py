@@ -38,7 +38,8 @@ def convert_layer(
 
     ``source``: the layer as it is stored, from its first byte; gzip, zstd or a plain tar, told by its bytes. It is read once, or
     ``seek(0)`` and read again if files must change places; it is not closed. ``media_type``: of its descriptor. ``progress`` is called
-    now and then with the bytes of the source taken so far; an exception from it ends the conversion and leaves nothing.
+    now and then with the bytes of the source taken so far, from 0 again if it is read again; an exception from it ends the conversion
+    and leaves nothing.
     Blocks, and starts ``options.threads`` threads that end with it. Raises LayerRefused for a layer that cannot be converted: broken,
     hostile, encrypted, or of a form that eStargz cannot say; OSError where ``out`` cannot be written.
     """
