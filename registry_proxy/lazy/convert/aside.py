@@ -1,5 +1,6 @@
 """A layer's tar kept aside in a temporary file, for copies whose entries change places."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ class Aside:
             self.kept.append(Kept(name, item.entry.kind, clean(item.entry.link), start, at))
             cost += len(name) + len(item.entry.link) + _COST
             self._bounds.check_index(cost)
+        self._file.flush()
 
     def give(self, step: Step) -> tuple[Item, Iterator[Piece]]:
         """An entry, called and linked as the step says."""
@@ -68,8 +70,7 @@ class Aside:
         return item if entry is item.entry else Item(entry, headers.written(entry)), reader.content()
 
     def _pieces(self, kept: Kept) -> Iterator[bytes]:
-        self._file.seek(kept.start)
-        left = kept.stop - kept.start
-        while left and (piece := self._file.read(min(left, _PIECE))):
-            left -= len(piece)
+        at = kept.start
+        while at < kept.stop and (piece := os.pread(self._file.fileno(), min(kept.stop - at, _PIECE), at)):
+            at += len(piece)
             yield piece
