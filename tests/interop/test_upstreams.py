@@ -7,6 +7,7 @@ from tests.interop.harness.containerd import containerd_2, missing
 from tests.interop.harness.front import redirecting
 from tests.interop.harness.proxy import SOURCE, registry_proxy
 from tests.interop.harness.registries import PASSWORD, USER, Image, accounts, htpasswd, registry, token
+from tests.interop.harness.rights import everybody
 from tests.interop.harness.tokens import token_server
 
 ACCOUNT = """
@@ -37,7 +38,7 @@ def pull_both_ways(address: str, image: Image, work: Path) -> None:
 def test_anonymous_tokens(storage: Path, pushed: dict[str, Image], work: Path) -> None:
     """A registry that wants anonymous tokens, as Docker Hub does, is pulled from; tokens are asked for its own names."""
     with (
-        token_server(work, anonymous=True) as tokens,
+        token_server(work, everybody({USER: PASSWORD}, anonymous=True)) as tokens,
         registry(storage, work, token(work, tokens.realm)) as address,
         registry_proxy(work / "proxy", {SOURCE: f"http://{address}"}) as proxy,
     ):
@@ -50,7 +51,7 @@ def test_anonymous_tokens(storage: Path, pushed: dict[str, Image], work: Path) -
 def test_tokens_for_an_account(storage: Path, pushed: dict[str, Image], work: Path) -> None:
     """The proxy's own account is used to get tokens, and no client needs to know it."""
     with (
-        token_server(work, anonymous=False) as tokens,
+        token_server(work, everybody({USER: PASSWORD}, anonymous=False)) as tokens,
         registry(storage, work, token(work, tokens.realm)) as address,
         registry_proxy(work / "proxy", {}, *with_account(work / "p.toml", f"http://{address}")) as proxy,
     ):

@@ -59,6 +59,9 @@ def registry(storage: Path, directory: Path, auth: Mapping[str, Any] | None = No
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
         "http": {"addr": address},
+        "validation": {
+            "manifests": {"urls": {"allow": ["^https://"]}}
+        },  # a manifest may name layers that are elsewhere
     } | ({"auth": dict(auth)} if auth else {})
     file = directory / f"registry-{address.rpartition(':')[2]}.json"
     file.write_text(json.dumps(config), encoding="utf-8")  # YAML reads JSON
@@ -90,7 +93,7 @@ def htpasswd(directory: Path) -> dict[str, Any]:
 
 
 def token(directory: Path, realm: str) -> dict[str, Any]:
-    """The auth section of a registry that wants tokens from `realm`, signed with the key of `make_key`."""
+    """The auth section of a registry that wants tokens from `realm`, whose certificate is `cert.pem`."""
     return {
         "token": {"realm": realm, "service": "tests", "issuer": "tests", "rootcertbundle": str(directory / "cert.pem")}
     }

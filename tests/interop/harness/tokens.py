@@ -1,9 +1,14 @@
-"""A token server as Docker Hub has one: tokens for a scope, anonymous or for an account, signed with openssl."""
+"""A token server as registries have one (distribution's "Token Authentication" and "OAuth2 Token Authentication").
+
+Tokens are signed for a real docker-registry, which trusts the certificate in `directory` (`registries.token`). docker-registry 2.8
+takes a token for `LEEWAY` more seconds than it lives; `TokenServer.exact` makes up for that.
+"""
 
 import base64
 import contextlib
+import datetime as dt
 import json
-import subprocess
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -12,44 +17,61 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.interop.harness.process import call
-from tests.interop.harness.registries import PASSWORD, USER, basic
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import NameOID
+
+from tests.interop.harness.rights import Rights
 
 LIFETIME = 300  # seconds
+LEEWAY = 60  # seconds for which docker-registry 2.8 goes on taking a token that is over
+LARGEST_FORM = 64 * 1024
+Query = dict[str, list[str]]
 
 
 class TokenServer(ThreadingHTTPServer):
-    """Grants pull on what is asked for. `anonymous`: also without an account. `asked`: every request's query."""
+    """Grants what `rights` say when a token is asked for.
+
+    `lifetime`: seconds that new tokens live; `exact`: docker-registry refuses them then, and not `LEEWAY` later; `asked`: the query
+    or form of every request; `who`: the user of every token given out, None for nobody in particular.
+    """
 
     daemon_threads = True
 
-    def __init__(self, directory: Path, *, anonymous: bool) -> None:
+    def __init__(self, directory: Path, rights: Rights) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.directory = directory
-        self.anonymous = anonymous
-        self.asked: list[dict[str, list[str]]] = []
+        self.rights = rights
+        self.lifetime = LIFETIME
+        self.exact = False
+        self.asked: list[Query] = []
+        self.who: list[str | None] = []
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        certificate = _certificate(self._key)
+        (directory / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        self._chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
 
     @property
     def realm(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/token"
 
-    def sign(self, access: list[dict[str, Any]]) -> str:
-        """A JSON Web Token for what may be accessed."""
+    def token(self, user: str | None, *scopes: str) -> str:
+        """A token for what the user may do of that; the `access` claim is empty if it is nothing."""
         now = int(time.time())
-        certificate = "".join((self.directory / "cert.pem").read_text(encoding="utf-8").splitlines()[1:-1])
-        header = {"typ": "JWT", "alg": "RS256", "x5c": [certificate]}
+        end = now + self.lifetime - (LEEWAY if self.exact else 0)
         claims = {
-            "iss": "tests", "aud": "tests", "sub": "", "jti": str(now), "access": access,
-            "iat": now - 10, "nbf": now - 10, "exp": now + LIFETIME,
+            "iss": "tests", "aud": "tests", "sub": user or "", "jti": secrets.token_hex(8), "iat": now,
+            "nbf": min(now, end) - 10, "exp": end, "access": self.rights.access(user, scopes),
         }  # fmt: skip
+        header = {"typ": "JWT", "alg": "RS256", "x5c": self._chain}
         text = f"{encode(json.dumps(header).encode())}.{encode(json.dumps(claims).encode())}"
-        signer = ["openssl", "dgst", "-sha256", "-sign", str(self.directory / "key.pem")]
-        signature = subprocess.run(signer, input=text.encode(), capture_output=True, check=True, timeout=20).stdout
+        signature = self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        self.who.append(user)
         return f"{text}.{encode(signature)}"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET /token?service=…&scope=repository:NAME:pull"""
+    """GET with Basic or nothing, POST with a form; `scope=repository:NAME:pull` any number of times."""
 
     server: TokenServer
     protocol_version = "HTTP/1.1"
@@ -57,13 +79,47 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
         self.server.asked.append(query)
-        given = self.headers.get("Authorization")
-        if given != basic(USER, PASSWORD) and (given is not None or not self.server.anonymous):
-            self.answer(401, {"details": "who are you?"})
+        known, user = self.basic()
+        if not known:
+            self.answer(401, {"errors": [{"code": "UNAUTHORIZED", "message": "who are you?"}]})
             return
-        scopes = [scope.split(":") for value in query.get("scope", []) for scope in value.split()]
-        access = [{"type": kind, "name": name, "actions": ["pull"]} for kind, name, _ in scopes]
-        self.answer(200, {"token": self.server.sign(access), "expires_in": LIFETIME})
+        fields: dict[str, Any] = {"token": self.server.token(user, *scopes(query))}
+        if user is not None and query.get("offline_token") == ["true"]:
+            fields["refresh_token"] = self.server.rights.refresh_token(user)
+        self.answer(200, fields | {"expires_in": self.server.lifetime})
+
+    def do_POST(self) -> None:
+        length = min(int(self.headers.get("Content-Length", "0")), LARGEST_FORM)
+        form = parse_qs(self.rfile.read(length).decode())
+        self.server.asked.append(form)
+        user = self.grantee({name: values[0] for name, values in form.items()})
+        if user is None:
+            self.answer(401, {"error": "invalid_grant"})
+            return
+        fields: dict[str, Any] = {
+            "access_token": self.server.token(user, *scopes(form)),
+            "scope": " ".join(scopes(form)),
+        }
+        if form.get("access_type") == ["offline"]:
+            fields["refresh_token"] = self.server.rights.refresh_token(user)
+        self.answer(200, fields | {"expires_in": self.server.lifetime})
+
+    def basic(self) -> tuple[bool, str | None]:
+        """Whether to go on, and for whom."""
+        given = self.headers.get("Authorization")
+        if given is None:
+            return not self.server.rights.closed, None
+        kind, _, secret = given.partition(" ")
+        user, _, password = base64.b64decode(secret).decode().partition(":") if kind == "Basic" else ("", "", "")
+        return self.server.rights.knows(user, password), user
+
+    def grantee(self, form: dict[str, str]) -> str | None:
+        """For whom an OAuth2 form asks rightly."""
+        if form.get("grant_type") == "refresh_token":
+            return self.server.rights.owner(form.get("refresh_token", ""))
+        user = form.get("username", "")
+        right = form.get("grant_type") == "password" and self.server.rights.knows(user, form.get("password", ""))
+        return user if right else None
 
     def answer(self, status: int, document: dict[str, Any]) -> None:
         body = json.dumps(document).encode()
@@ -78,11 +134,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def token_server(directory: Path, *, anonymous: bool) -> Iterator[TokenServer]:
-    """A running token server with a key of its own in `directory`."""
-    call("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests",
-         "-keyout", directory / "key.pem", "-out", directory / "cert.pem")  # fmt: skip
-    with TokenServer(directory, anonymous=anonymous) as server:
+def token_server(directory: Path, rights: Rights) -> Iterator[TokenServer]:
+    """A running token server; the certificate of its key is `cert.pem` in `directory`."""
+    with TokenServer(directory, rights) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -92,6 +146,27 @@ def token_server(directory: Path, *, anonymous: bool) -> Iterator[TokenServer]:
             thread.join()
 
 
+def scopes(query: Query) -> list[str]:
+    """The scopes of a request: the parameter may be repeated, and each may have several."""
+    return [scope for value in query.get("scope", []) for scope in value.split()]
+
+
 def encode(data: bytes) -> str:
     """base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _certificate(key: rsa.RSAPrivateKey) -> x509.Certificate:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=2))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
