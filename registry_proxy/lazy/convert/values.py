@@ -21,7 +21,7 @@ class Options:
     next one begins (0: a member for each file; readers older than stargz-snapshotter 0.13 know only that, and the Go library's own
     verifier too); ``level``: 0 to 3 by isal if it is installed, else by zlib, 4 to 9 by zlib; ``prioritized``: paths of a profile,
     first used first, those that the layer lacks are ignored, an empty one means none; ``threads``: that compress; ``bounds``: how
-    much a layer may ask for.
+    much a layer may ask for. Raises ValueError for numbers that make no sense.
     """
 
     chunk_size: int = CHUNK_SIZE
@@ -30,6 +30,10 @@ class Options:
     prioritized: tuple[str, ...] = ()
     threads: int = 2
     bounds: Bounds = field(default=DEFAULT)
+
+    def __post_init__(self) -> None:
+        if self.chunk_size < 1 or self.min_chunk < 0 or self.threads < 1 or not 0 <= self.level <= 9:
+            raise ValueError(f"no such conversion: {self}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,3 +215,10 @@ def test_every_level(level: int, tmp_path: Path) -> None:
     copy, said, index = converted(gzip.compress(tar(files)), tmp_path, Options(level=level))
     check_files(copy, index, files)
     assert said.size < 5000
+
+
+@pytest.mark.parametrize("wrong", [{"chunk_size": 0}, {"min_chunk": -1}, {"threads": 0}, {"level": 10}])
+def test_options_that_make_no_sense(wrong: dict[str, int]) -> None:
+    """A conversion that could never end is not begun."""
+    with pytest.raises(ValueError, match="no such conversion"):
+        Options(**wrong)  # type: ignore[arg-type]
