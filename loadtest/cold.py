@@ -10,13 +10,11 @@ alone. Per round: scattered cold ranges of 64 KiB, then another blob as a whole,
 
 import argparse
 import contextlib
-import hashlib
 import http.client
 import json
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -29,7 +27,7 @@ from loadtest.noise import Noise
 from tests.interop.harness.front import nginx
 from tests.interop.harness.process import Failure, Process, answers, free_port
 from tests.interop.harness.proxy import SOURCE, registry_proxy
-from tests.interop.harness.registries import registry
+from tests.interop.harness.registries import push_blob, registry
 from tests.interop.harness.squid import squid
 
 REPOSITORY: Final = "library/noise"
@@ -239,16 +237,7 @@ def readable(parent: Path | None = None) -> Iterator[Path]:
 
 def push(address: str, size: int, seed: int) -> Blob:
     """Upload a blob of noise."""
-    data = Noise(size, seed)[:]
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    started = urllib.request.Request(f"http://{address}/v2/{REPOSITORY}/blobs/uploads/", data=b"", method="POST")
-    with urllib.request.urlopen(started, timeout=30) as answer:
-        location = answer.headers["Location"]
-    joint = "&" if "?" in location else "?"
-    headers = {"Content-Type": "application/octet-stream"}
-    put = urllib.request.Request(f"{location}{joint}digest={digest}", data=data, method="PUT", headers=headers)
-    with urllib.request.urlopen(put, timeout=300):
-        return Blob(digest, size)
+    return Blob(push_blob(address, REPOSITORY, Noise(size, seed)[:]), size)
 
 
 def report(runs: Sequence[Run], size: int) -> str:

@@ -1,4 +1,4 @@
-"""Programs built from the Go module proxy: containerd 2, the stargz snapshotter, crane, regctl, our eStargz tool.
+"""Programs built from Go modules: containerd 2, the stargz snapshotter, crane, regctl, our eStargz tool; crates are in `crates`.
 
 Their versions stand in `tests/interop/go/go.mod` alone. Each program has a directory of its own in the cache, so that a
 new version of one rebuilds that one.
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.setup.cache import ROOT, SetupError, once, run
+from tests.setup.crates import cvmfs_client
 
 MODULE = Path(__file__).parent.parent / "interop" / "go"
 BUILD = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local"}
@@ -35,6 +36,8 @@ OWN = ("stargzd", "esgz")
 def install() -> dict[str, Path]:
     """Every program, built if need be: its name and where it is."""
     directories = [foreign(name) for name in FOREIGN] + [own(name) for name in OWN]
+    if (client := cvmfs_client()) is not None:
+        directories.append(client.parent)
     return {file.name: file for directory in directories for file in directory.iterdir()}
 
 

@@ -2,7 +2,9 @@
 
 import base64
 import contextlib
+import hashlib
 import json
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,19 @@ def fill(storage: Path, directory: Path, names: Sequence[str] = images.TESTED) -
             call(*isolated("skopeo", "copy", "--insecure-policy", "--quiet", "--preserve-digests", "--dest-tls-verify=false",
                            f"oci:{image.layout}:latest", f"docker://{address}/{image.repository}:latest"))  # fmt: skip
     return pushed
+
+
+def push_blob(address: str, repository: str, data: bytes) -> str:
+    """Upload one blob; its digest."""
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    started = urllib.request.Request(f"http://{address}/v2/{repository}/blobs/uploads/", data=b"", method="POST")
+    with urllib.request.urlopen(started, timeout=30) as answer:
+        location = answer.headers["Location"]
+    joint = "&" if "?" in location else "?"
+    headers = {"Content-Type": "application/octet-stream"}
+    put = urllib.request.Request(f"{location}{joint}digest={digest}", data=data, method="PUT", headers=headers)
+    with urllib.request.urlopen(put, timeout=300):
+        return digest
 
 
 def accounts(directory: Path) -> Path:

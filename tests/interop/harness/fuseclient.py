@@ -1,0 +1,71 @@
+"""The fixture repository mounted through FUSE by an independent CVMFS client, which can be stopped and killed."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.interop.harness.front import nginx
+from tests.interop.harness.process import Process, free_port, mounts_below, unmount_below
+
+REPOSITORY = "sha1.cvmfs.test"
+FIXTURE = Path(__file__).parents[4] / "shared" / "fixtures" / "cvmfs" / "repos" / REPOSITORY
+LINES = FIXTURE.parent.parent / "blobs.txt"
+SERVER = "server {{ listen {listen}; root {root}; location = /v2/ {{ return 200; }} }}"
+
+
+class Client:
+    """The repository behind FUSE at ``point``."""
+
+    def __init__(self, program: Path, url: str, point: Path, directory: Path) -> None:
+        self.point = point
+        self.cache = directory / "fuse-cache"
+        point.mkdir()
+        self.cache.mkdir()
+        self.process = Process("cvmfs-cli", [program, url, point, self.cache], directory)
+        self.process.ready_when(lambda: bool(mounts_below(self.point)) and (self.point / "blobs").is_dir())
+
+    def hang(self) -> None:
+        """From now on calls on the mount do not return."""
+        self.process.signal(signal.SIGSTOP)
+
+    def blob(self, digest: str) -> bytes:
+        """A blob read through the mount. This client sometimes says EIO to the first reader of an object that it has not fetched yet."""
+        hexes = digest.removeprefix("sha256:")
+        for last in (False, False, True):
+            try:
+                return (self.point / "blobs" / "sha256" / hexes[:2] / hexes).read_bytes()
+            except OSError:
+                if last:
+                    raise
+        raise AssertionError("returned or raised")
+
+    def drop_kernel_cache(self) -> None:
+        """What the kernel has read of the mount it reads again."""
+        Path("/proc/sys/vm/drop_caches").write_text("1\n", encoding="ascii")
+
+    def vanish(self) -> None:
+        """The program dies; its mount point stays and answers nothing but errors."""
+        self.process.kill()
+
+
+@contextlib.contextmanager
+def fuse_client(program: Path, directory: Path) -> Iterator[Client]:
+    """The fixture, served by a web server and mounted."""
+    site = directory / "www" / "cvmfs" / REPOSITORY
+    site.mkdir(parents=True)
+    for name in ("data", ".cvmfspublished", ".cvmfswhitelist"):
+        (site / name).symlink_to(FIXTURE / name)
+    for name in (
+        ".cvmfs_last_snapshot",
+        ".cvmfs_is_snapshotting",
+    ):  # as a Stratum 1 has them: this client waits for both
+        (site / name).write_text("Sat Nov 21 00:00:00 UTC 2026\n", encoding="ascii")
+    address = f"127.0.0.1:{free_port()}"
+    with nginx(SERVER.format(listen=address, root=directory / "www"), address, directory) as web:
+        client = Client(program, f"{web.url}/cvmfs/{REPOSITORY}", directory / "fuse", directory)
+        try:
+            yield client
+        finally:
+            client.process.kill()  # also where it was stopped; whoever hangs on it gets an error
+            unmount_below(client.point)

@@ -1,0 +1,31 @@
+"""Programs built from the crates registry, where the machine has a Rust that is new enough for them."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Final
+
+from tests.setup.cache import ROOT, once, run
+
+CVMFS: Final = ("cvmfs", "0.4.2", "cvmfs-cli")  # crate, version, program: an independent FUSE client for CVMFS
+NEEDS: Final = (1, 88)  # of cargo, for that crate
+
+
+def cvmfs_client() -> Path | None:
+    """The FUSE client, built if need be; None without a cargo that can build it."""
+    cargo = shutil.which("cargo")
+    if cargo is None or _version(run(cargo, "--version")) < NEEDS:
+        return None
+    name, version, binary = CVMFS
+    return once(ROOT / "programs" / f"{name}-{version}", lambda new: _install(cargo, name, version, new)) / binary
+
+
+def _install(cargo: str, name: str, version: str, directory: Path) -> None:
+    """Builds a crate, and keeps nothing but its programs."""
+    scratch = directory.with_suffix(".build")
+    run(cargo, "install", name, "--version", version, "--locked", "--root", scratch, "--target-dir", scratch / "target")
+    (scratch / "bin").rename(directory)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
