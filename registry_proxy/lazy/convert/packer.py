@@ -1,8 +1,8 @@
 """Entries in, gzip members out: one for each file or chunk, several at once, written in order.
 
 The calling thread cuts the tar into members, hashes it and writes; threads hash chunks and compress. A member holds the contents that it
-begins with and what stands between them and the next: padding, then headers. Memory: the members under way, a chunk each and at least
-``_BATCH`` bytes, two batches more than twice the threads.
+begins with and what stands between them and the next: padding, then headers; where very many headers follow, they have members of their
+own. Memory: the members under way, a chunk each or ``_BATCH`` bytes of them, two batches more than twice the threads.
 """
 
 import hashlib
@@ -59,6 +59,7 @@ class Packer:
         self._pool = pool
         self._options = options
         self._tick = tick
+        self._longest = options.chunk_size + options.min_chunk + _BATCH
         self._compress = codec.gzipper(options.level)
         self._rows = Rows()
         self._member = _Member()
@@ -77,6 +78,8 @@ class Packer:
         self._member.put(item.blocks)
         if not entry.size:
             self._member.rows.append((row, 0, 0))
+            if self._member.size > self._longest:
+                self._close_member()
             return
         whole = hashlib.sha256() if entry.size > self._options.chunk_size else None
         at = 0
