@@ -73,15 +73,12 @@ def rewrite_image(manifest: bytes, config: bytes, layers: Sequence[ConvertedLaye
         else:
             described[number] = _typed(described[number])
     new_config = msgspec.json.encode(settings)
-    document["config"] = _typed(document["config"]) | {
-        "digest": str(Digest.of(new_config)),
-        "size": len(new_config),
-    }
+    document["config"] = _replaced(document["config"], _CONFIG, new_config)
     return RewrittenImage(_copy(document, OCI_MANIFEST, manifest), new_config)
 
 
 def rewrite_index(index: bytes, manifests: Mapping[str, bytes]) -> bytes:
-    """The index with converted manifests in the place of its own: ``manifests`` by the digest of the original.
+    """The index with converted manifests (or indexes) in the place of its own: ``manifests`` by the digest of the original.
 
     Entries that are not in ``manifests`` stay (other platforms, other artifacts), but attestations about a converted manifest go:
     what they say is true of the original only. Raises ManifestInvalid.
@@ -123,8 +120,14 @@ def _entry(entry: Document, manifest: bytes | None) -> Document:
     if manifest is None:
         return entry
     annotations = _annotations(entry) | {SOURCE_DIGEST: str(entry.get("digest"))}
-    place = {"mediaType": OCI_MANIFEST, "digest": str(Digest.of(manifest)), "size": len(manifest)}
-    return entry | place | {"annotations": annotations}
+    media_type = str(_decoded(manifest).get("mediaType", OCI_MANIFEST))
+    return _replaced(entry, media_type, manifest) | {"annotations": annotations}
+
+
+def _replaced(described: Document, media_type: str, body: bytes) -> Document:
+    """The descriptor, now of this content; where else the old one was to be had, or the old one itself, is left out."""
+    kept = {key: value for key, value in described.items() if key not in {"data", "urls"}}
+    return kept | {"mediaType": media_type, "digest": str(Digest.of(body)), "size": len(body)}
 
 
 def _typed(described: Document) -> Document:

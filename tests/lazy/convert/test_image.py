@@ -34,7 +34,7 @@ def image(docker: bool = False, **more: Any) -> tuple[dict[str, Any], dict[str, 
         "mediaType": f"{DOCKER}distribution.manifest.v2+json" if docker else f"{OCI}manifest.v1+json",
         "config": {
             "mediaType": f"{DOCKER}container.image.v1+json" if docker else f"{OCI}config.v1+json",
-            "digest": sha256(json.dumps(config).encode()), "size": 3,
+            "digest": sha256(json.dumps(config).encode()), "size": 3, "data": "b2xk", "annotations": {"c": "d"},
         },
         "layers": [
             {"mediaType": layer, "digest": "sha256:1", "size": 10, "annotations": {
@@ -59,6 +59,7 @@ def test_layers_take_the_place_of_layers(docker: bool) -> None:
     manifest, config = image(docker, annotations={"a": "b"})
     new, settings = rewritten(manifest, config, [copy("x"), copy("y")])
     assert (new["schemaVersion"], new["mediaType"]) == (2, f"{OCI}manifest.v1+json")
+    assert new["config"].keys() == {"mediaType", "digest", "size", "annotations"}
     assert new["config"]["mediaType"] == f"{OCI}config.v1+json"
     assert new["layers"][0] == {
         "mediaType": f"{OCI}layer.v1.tar+gzip", "digest": str(copy("x").digest), "size": 1000,
@@ -117,7 +118,8 @@ def test_an_index_keeps_its_platforms() -> None:
     """Converted manifests take the place of their originals, others stay, attestations about originals go."""
     attested = {"vnd.docker.reference.type": "attestation-manifest"}
     entries = [
-        {"mediaType": f"{DOCKER}distribution.manifest.v2+json", "digest": "sha256:1", "size": 5, "platform": {"os": "linux"}},
+        {"mediaType": f"{DOCKER}distribution.manifest.v2+json", "digest": "sha256:1", "size": 5, "platform": {"os": "linux"},
+         "data": "b2xk"},
         {"mediaType": f"{OCI}manifest.v1+json", "digest": "sha256:2", "size": 6, "annotations": {"a": "b"}},
         {"mediaType": f"{OCI}manifest.v1+json", "digest": "sha256:3", "size": 7,
          "annotations": attested | {"vnd.docker.reference.digest": "sha256:1"}},
@@ -127,12 +129,12 @@ def test_an_index_keeps_its_platforms() -> None:
     index = json.dumps(
         {"schemaVersion": 2, "mediaType": f"{DOCKER}distribution.manifest.list.v2+json", "manifests": entries}
     ).encode()
-    new = json.loads(rewrite_index(index, {"sha256:1": b"converted"}))
+    new = json.loads(rewrite_index(index, {"sha256:1": b"{}"}))
     assert new["mediaType"] == f"{OCI}index.v1+json"
     assert new["annotations"] == {SOURCE_DIGEST: sha256(index)}
     assert new["manifests"] == [
         {
-            "mediaType": f"{OCI}manifest.v1+json", "digest": sha256(b"converted"), "size": 9, "platform": {"os": "linux"},
+            "mediaType": f"{OCI}manifest.v1+json", "digest": sha256(b"{}"), "size": 2, "platform": {"os": "linux"},
             "annotations": {SOURCE_DIGEST: "sha256:1"},
         },
         entries[1],
@@ -156,3 +158,11 @@ def test_an_index_keeps_its_platforms() -> None:
 def test_which_blobs_are_layers(media_type: str, is_: bool) -> None:
     """Only tars that may be copied are converted."""
     assert is_layer(media_type) is is_
+
+
+def test_an_index_in_an_index() -> None:
+    """What takes the place of an index is described as one."""
+    inner = json.dumps({"schemaVersion": 2, "mediaType": f"{OCI}index.v1+json", "manifests": []}).encode()
+    outer = json.dumps({"manifests": [{"mediaType": f"{OCI}index.v1+json", "digest": "sha256:1", "size": 1}]}).encode()
+    [entry] = json.loads(rewrite_index(outer, {"sha256:1": inner}))["manifests"]
+    assert (entry["mediaType"], entry["size"]) == (f"{OCI}index.v1+json", len(inner))
