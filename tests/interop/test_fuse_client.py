@@ -55,6 +55,7 @@ def proxy(client: Client, upstream: Front, work: Path) -> Iterator[Proxy]:
     config.write_text(CONFIG.format(path=client.point, limit=LIMIT), encoding="utf-8")
     with registry_proxy(work / "proxy", {SOURCE: upstream.url}, "--config", config) as running:
         yield running
+        client.vanish()  # a process with a call in a FUSE program that is stopped cannot even be killed
 
 
 def url(proxy: Proxy, digest: str) -> str:
