@@ -11,34 +11,38 @@ from tests.interop.harness.process import Process, free_port, mounts_below, unmo
 REPOSITORY = "sha1.cvmfs.test"
 FIXTURE = Path(__file__).parents[4] / "shared" / "fixtures" / "cvmfs" / "repos" / REPOSITORY
 LINES = FIXTURE.parent.parent / "blobs.txt"
+ATTEMPTS = 4
 SERVER = "server {{ listen {listen}; root {root}; location = /v2/ {{ return 200; }} }}"
 
 
 class Client:
     """The repository behind FUSE at ``point``."""
 
-    def __init__(self, program: Path, url: str, point: Path, directory: Path) -> None:
-        self.point = point
-        self.cache = directory / "fuse-cache"
-        point.mkdir()
-        self.cache.mkdir()
-        self.process = Process("cvmfs-cli", [program, url, point, self.cache], directory)
+    def __init__(self, program: Path, url: str, directory: Path) -> None:
+        self.point, cache = directory / "mount", directory / "cache"
+        self.point.mkdir()
+        cache.mkdir()
+        self.process = Process("cvmfs-cli", [program, url, self.point, cache], directory)
         self.process.ready_when(lambda: bool(mounts_below(self.point)) and (self.point / "blobs").is_dir())
+
+    def is_sound(self) -> bool:
+        """Whether everything can be read. With an empty cache this client now and then spoils an object that two of its threads
+        fetch at once, and then says EIO for as long as it runs."""
+        try:
+            for line in LINES.read_text(encoding="ascii").splitlines():
+                self.blob(line.split()[0])
+        except OSError:
+            return False
+        return True
 
     def hang(self) -> None:
         """From now on calls on the mount do not return."""
         self.process.signal(signal.SIGSTOP)
 
     def blob(self, digest: str) -> bytes:
-        """A blob read through the mount. This client sometimes says EIO to the first reader of an object that it has not fetched yet."""
+        """A blob read through the mount; raises OSError."""
         hexes = digest.removeprefix("sha256:")
-        for last in (False, False, True):
-            try:
-                return (self.point / "blobs" / "sha256" / hexes[:2] / hexes).read_bytes()
-            except OSError:
-                if last:
-                    raise
-        raise AssertionError("returned or raised")
+        return (self.point / "blobs" / "sha256" / hexes[:2] / hexes).read_bytes()
 
     def drop_kernel_cache(self) -> None:
         """What the kernel has read of the mount it reads again."""
@@ -63,9 +67,14 @@ def fuse_client(program: Path, directory: Path) -> Iterator[Client]:
         (site / name).write_text("Sat Nov 21 00:00:00 UTC 2026\n", encoding="ascii")
     address = f"127.0.0.1:{free_port()}"
     with nginx(SERVER.format(listen=address, root=directory / "www"), address, directory) as web:
-        client = Client(program, f"{web.url}/cvmfs/{REPOSITORY}", directory / "fuse", directory)
-        try:
-            yield client
-        finally:
-            client.process.kill()  # also where it was stopped; whoever hangs on it gets an error
-            unmount_below(client.point)
+        for attempt in range(ATTEMPTS):
+            place = directory / f"fuse-{attempt}"
+            place.mkdir()
+            client = Client(program, f"{web.url}/cvmfs/{REPOSITORY}", place)
+            try:
+                if attempt == ATTEMPTS - 1 or client.is_sound():
+                    yield client
+                    return
+            finally:
+                client.process.kill()  # also where it was stopped; whoever hangs on it gets an error
+                unmount_below(client.point)
