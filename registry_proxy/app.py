@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,40 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What an instance says about itself."""
+
+    store: ChunkStore
+    registries: dict[SourceHost, Registry]
+    source: UpstreamSource
+    sources: tuple[Watched, ...]
+    tiers: Stack
+    metrics: Metrics
+
+    async def exposition(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return self.metrics.exposition()
+
+    async def stats(self) -> dict[str, object]:
+        """The figures of ``/stats``."""
+        return {
+            "version": __version__,
+            "chunk_size": self.store.chunk_size,
+            "store": self.store.stats(),
+            "tiers": self.tiers.stats(),
+            "sources": [source.stats() for source in self.sources],
+            "upstreams": {
+                str(name): {"rangeless": self.source.rangeless(name), "rate_limit": registry.rate_limit}
+                for name, registry in self.registries.items()
+            },
+        }
+
+    def unready(self) -> str | None:
+        """Why no requests should be sent here: never, once it listens."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """Everything that runs. ``face`` is built, and not listening yet."""
 
@@ -60,14 +94,18 @@ class Instance:
     manifests: Manifests
     discovery: Discovery
     blobs: Blobs
+    public: PublicChunks
+    figures: Figures
     face: Face
 
 
 @asynccontextmanager
-async def assemble(config: Config, clock: Callable[[], float] = time.time) -> AsyncIterator[Instance]:
+async def assemble(
+    config: Config, clock: Callable[[], float] = time.time, identity: str | None = None
+) -> AsyncIterator[Instance]:
     """Build an instance and take it apart again, last things first. ``clock``: seconds since the epoch.
 
-    Raises StoreUnusable.
+    ``identity``: its name in ``Via``, where several processes are one instance. Raises StoreUnusable.
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics(config.upstreams)
@@ -79,7 +117,7 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         registries = {name: Registry(client) for name, client in clients.items()}
         source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
         proofs = Proofs(registries, records, config.policy)
-        identity = new_identity()
+        identity = identity or new_identity()
         shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
         sources = _in_order(config.policy.sources, (*shared, Watched(source, metrics)))
         tiers = Stack(_mounted(config, store.chunk_size, metrics))
@@ -92,6 +130,7 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
         manifests = Manifests(registries, config.upstreams, records, config.policy, clock)
         stack.push_async_callback(manifests.close)
         discovery = Discovery(registries, config.upstreams, manifests, config.policy)
+        figures = Figures(store, registries, source, sources, tiers, metrics)
         face = Face(
             config,
             manifests=manifests,
@@ -99,13 +138,24 @@ async def assemble(config: Config, clock: Callable[[], float] = time.time) -> As
             blobs=blobs,
             chunks=Chunks(public, identity, config.upstreams),
             metrics=metrics,
-            stats=lambda: _stats(instance),
-            ready=lambda: None,
+            figures=figures,
         )
-        instance = Instance(
-            config, store, records, registries, source, sources, tiers, metrics, manifests, discovery, blobs, face
+        yield Instance(
+            config,
+            store,
+            records,
+            registries,
+            source,
+            sources,
+            tiers,
+            metrics,
+            manifests,
+            discovery,
+            blobs,
+            public,
+            figures,
+            face,
         )
-        yield instance
 
 
 def _mounted(config: Config, chunk_size: int, metrics: Metrics) -> list[MountedTier]:
@@ -188,46 +238,41 @@ async def serve(
     """
     logs.configure(config.log)
     raise_open_files()
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if reread else ())):
-        loop.add_signal_handler(number, signals.put_nowait, number)
+    signals = caught(hangup=reread is not None)
     async with assemble(config) as instance:
+
+        async def apply(config: Config) -> None:
+            logs.set_level(config.log.level)
+            await instance.face.apply(config.server)
+
         await instance.face.start()
         try:
             _log.info("server.ready", version=__version__, store=str(config.store.path))
             if ready is not None:
                 ready(instance.face.urls)
             while await signals.get() == signal.SIGHUP and reread is not None:
-                config = await _reloaded(instance.face, config, reread)
+                config = await reloaded(config, reread, apply)
             _log.info("server.stopping", drain=config.server.drain)
         finally:
             await instance.face.stop()
 
 
-async def _reloaded(face: Face, running: Config, reread: Callable[[], Config]) -> Config:
-    """The configuration that holds after a SIGHUP: the running one if the new one is wrong."""
+def caught(*, hangup: bool) -> asyncio.Queue[int]:
+    """The signals that this process gets from now on and that mean something to an instance."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if hangup else ())):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    return signals
+
+
+async def reloaded(running: Config, reread: Callable[[], Config], apply: Callable[[Config], Awaitable[None]]) -> Config:
+    """The configuration that holds after a SIGHUP, applied: the running one if the new one is wrong."""
     try:
         found = changes(running, await asyncio.to_thread(reread))
     except (ConfigInvalid, OSError) as error:
         _log.error("config.refused", error=str(error))
         return running
-    logs.set_level(found.config.log.level)
-    await face.apply(found.config.server)
+    await apply(found.config)
     _log.info("config.reloaded", changed=", ".join(found.now), needs_restart=", ".join(found.later))
     return found.config
-
-
-def _stats(instance: Instance) -> dict[str, object]:
-    """The figures of ``/stats``."""
-    return {
-        "version": __version__,
-        "chunk_size": instance.store.chunk_size,
-        "store": instance.store.stats(),
-        "tiers": instance.tiers.stats(),
-        "sources": [source.stats() for source in instance.sources],
-        "upstreams": {
-            str(name): {"rangeless": instance.source.rangeless(name), "rate_limit": registry.rate_limit}
-            for name, registry in instance.registries.items()
-        },
-    }

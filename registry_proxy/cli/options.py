@@ -65,6 +65,10 @@ Cvmfs = Annotated[
         help="Mount point of a CVMFS repository with published blobs, to be read before anything is fetched; may be repeated.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    Parameter(name="--workers", help="Processes that answer requests: one for each core to be used; default: 1."),
+]
 Server = Annotated[
     str | None, Parameter(name="--server", help="URL of a running instance; default: the first address it listens on.")
 ]
@@ -91,10 +95,17 @@ class Setup:
     forward_proxies: ForwardProxies = None
     cvmfs: Cvmfs = ()
 
-    def load(self) -> Config:
-        """The configuration; raises ConfigInvalid."""
+    def load(self, workers: int | None = None) -> Config:
+        """The configuration; raises ConfigInvalid. ``workers``: what ``serve`` was given."""
         flags = Flags(
-            self.listen, self.store, self.store_limit, self.upstream, self.parent, self.forward_proxies, self.cvmfs
+            self.listen,
+            self.store,
+            self.store_limit,
+            self.upstream,
+            self.parent,
+            self.forward_proxies,
+            self.cvmfs,
+            workers,
         )
         return load(self.config, os.environ, flags)
 

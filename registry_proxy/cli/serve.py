@@ -6,12 +6,12 @@ import socket
 import sys
 
 from registry_proxy import __version__
-from registry_proxy.cli.options import NO_FLAGS, Setup
+from registry_proxy.cli.options import NO_FLAGS, Setup, Workers
 from registry_proxy.config import Config
 from registry_proxy.config.units import size_text
 
 
-def serve(*, setup: Setup = NO_FLAGS) -> None:
+def serve(*, workers: Workers = None, setup: Setup = NO_FLAGS) -> None:
     """Run the proxy until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
 
     For example:
@@ -21,15 +21,18 @@ def serve(*, setup: Setup = NO_FLAGS) -> None:
     - `registry-proxy serve --config /etc/registry-proxy/proxy.toml`
     - `registry-proxy serve --upstream gitlab.example=http://127.0.0.1:5001`
     """
-    config = setup.load()  # first: a mistake in it is told at once
-    from registry_proxy.app import serve as run
+    config = setup.load(workers)  # first: a mistake in it is told at once
+    if config.server.workers > 1:
+        from registry_proxy.workers.supervisor import serve as run
+    else:
+        from registry_proxy.app import serve as run
 
     def ready(urls: list[str]) -> None:
         if sys.stderr.isatty():
             print(welcome(config, urls), file=sys.stderr, flush=True)
         notify_systemd(os.environ.get("NOTIFY_SOCKET"))
 
-    asyncio.run(run(config, ready=ready, reread=setup.load))
+    asyncio.run(run(config, ready=ready, reread=lambda: setup.load(workers)))
 
 
 def welcome(config: Config, urls: list[str]) -> str:

@@ -25,9 +25,9 @@ def changes(running: Config, read: Config) -> Changes:
 
 
 def _live_server(running: Server, read: Server) -> Server:
-    """All but where it listens; certificates, if it has and keeps TLS."""
+    """All but where it listens and in how many processes; certificates, if it has and keeps TLS."""
     tls = read.tls if running.tls is not None and read.tls is not None else running.tls
-    return msgspec.structs.replace(read, listen=running.listen, tls=tls)
+    return msgspec.structs.replace(read, listen=running.listen, workers=running.workers, tls=tls)
 
 
 def _differences(one: Config, other: Config) -> list[str]:

@@ -61,6 +61,7 @@ class Flags:
     parents: tuple[str, ...] = ()
     forward_proxies: str | None = None
     cvmfs: tuple[Path, ...] = ()
+    workers: int | None = None
 
 
 def load(path: Path | None, environ: Mapping[str, str], flags: Flags = Flags()) -> Config:
@@ -99,6 +100,8 @@ def _apply(flags: Flags, table: Table) -> None:
         for address in flags.listen:
             _flag("--listen", Address.parse, address)
         _section(table, "server")["listen"] = list(flags.listen)
+    if flags.workers is not None:
+        _section(table, "server")["workers"] = flags.workers
     if flags.store is not None:
         _section(table, "store")["path"] = str(flags.store.absolute())
     if flags.store_limit is not None:

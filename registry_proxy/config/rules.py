@@ -25,6 +25,8 @@ from registry_proxy.plan.origins import Origin
 
 Problem = tuple[str, str]
 
+MOST_WORKERS = 64
+
 _REPOSITORY_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]+\Z")
 _CVMFS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 _HOST_PATTERN = re.compile(r"[a-zA-Z0-9.*?\[\]!:-]+\Z")
@@ -75,6 +77,8 @@ def _server(server: Server) -> Iterator[Problem]:
     )
     yield from _positive(server, "requests_per_client", "bodies")
     yield from _not_negative(server, "drain", "queue")
+    if not 1 <= server.workers <= MOST_WORKERS:
+        yield "workers", f"between 1 and {MOST_WORKERS}: one for each core that answers requests"
     if not 4 << 10 <= server.max_url < server.max_header <= 1 << 20:
         yield "max_header", "between 4KiB and 1MiB, and more than max_url, which is at least 4KiB"
 

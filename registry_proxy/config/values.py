@@ -91,12 +91,15 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The listeners and their limits. ``drain``: how long running bodies may finish after SIGTERM.
 
+    ``workers``: processes that answer requests; beyond one, a process of its own fetches for them.
+
     ``max_url``, ``max_header``: bytes of a request's URL, and of one header. ``connections``: open at the same time, all together
     and per client address; ``requests_per_client``: per second; ``bodies``: answers with content at the same time; ``queue``:
     requests that may wait, for the rate (per client) and for a body (all together).
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:5000",)
+    workers: int = 1
     header_timeout: Seconds = Seconds(30)
     idle_timeout: Seconds = Seconds(75)
     max_ranges: int = 1024

@@ -51,15 +51,43 @@ class Doorkeeper(Protocol):
 
 
 class OpenBlob:
-    """A blob that its reader may read, of known size."""
+    """A blob that its reader may read, of known size.
 
-    def __init__(self, place: BlobPlace, size: int, flights: BlobFlights, store: ChunkStore, read_ahead: int) -> None:
+    ``certain``: the repository itself has said that it has it; if not, nothing but a fetch from there may serve it.
+    """
+
+    def __init__(
+        self,
+        place: BlobPlace,
+        size: int,
+        flights: BlobFlights,
+        store: ChunkStore,
+        read_ahead: int,
+        *,
+        certain: bool = True,
+    ) -> None:
         self.place = place
         self.digest = place.digest
         self.size = size
+        self.certain = certain
         self._flights = flights
         self._store = store
         self._read_ahead = read_ahead
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of each of its chunks but the last."""
+        return self._flights.grid.chunk
+
+    @property
+    def verified(self) -> bool:
+        """True if the digest of all its bytes was right, and each chunk that comes is compared with what it was then."""
+        return self._flights.landing.verified
+
+    @property
+    def settled(self) -> bool:
+        """False if it is complete and not verified, as after a crash: a reader does that before it serves the end."""
+        return self.verified or bool(self._store.missing(self.digest, self._flights.grid))
 
     def hit(self, span: Span) -> Piece | None:
         """The span as one piece, if it lies in one chunk that is here now; the caller closes the chunk. Never waits."""
@@ -68,14 +96,17 @@ class OpenBlob:
         base = index * flights.grid.chunk
         if span.stop > base + flights.grid.chunk or span.start == span.stop:
             return None
-        if not flights.landing.verified and not self._store.missing(self.digest, flights.grid):
-            return None  # complete, but not verified yet: the reader does that before it serves the end
+        if not self.settled:
+            return None
         chunk = self._store.open_chunk(self.digest, flights.grid, index)
         return Piece(chunk, span.start - base, span.stop - base, "store") if chunk is not None else None
 
-    def read(self, parts: Sequence[Part]) -> Reader:
-        """A reader of these parts, to be used as an async context manager."""
-        return Reader(self._flights, parts, self._read_ahead)
+    def read(self, parts: Sequence[Part], sent: Mapping[int, bytes] | None = None) -> Reader:
+        """A reader of these parts, to be used as an async context manager.
+
+        ``sent``: of a whole answer that goes on here, the sha-256 of each chunk that has gone out before.
+        """
+        return Reader(self._flights, parts, self._read_ahead, sent)
 
 
 class Blobs:
@@ -127,7 +158,8 @@ class Blobs:
         size, proved = await self._doorkeeper.admit(place, certain=certain)
         if not proved and self._store.missing(place.digest, self._store.grid(size)) < self._store.grid(size).count:
             size, proved = await self._doorkeeper.admit(place, certain=True)
-        blob = OpenBlob(place, size, await self._blob_flights(place, size), self._store, self._policy.read_ahead)
+        flights = await self._blob_flights(place, size)
+        blob = OpenBlob(place, size, flights, self._store, self._policy.read_ahead, certain=proved)
         if proved:
             self._remember(blob)
         return blob

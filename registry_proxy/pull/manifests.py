@@ -5,6 +5,7 @@ there is an older manifest: it is served with a warning, and the question goes o
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,14 @@ class Manifests:
         if isinstance(reference, Digest):
             return await self._by_digest(upstream, repository, reference)
         return await self._by_tag(upstream, repository, reference, no_cache=no_cache)
+
+    def good_for(self, upstream: SourceHost, repository: Repository, reference: Reference) -> float:
+        """Seconds in which what has just been answered may be answered again without asking here."""
+        if isinstance(reference, Digest):
+            return math.inf
+        record = self._records.tags.peek(tag_key(upstream, repository, reference))
+        age = 0.0 if record is None else self._clock() - record.checked_at
+        return 0.0 if record is None or age < 0 else max(0.0, self._fresh_for(upstream) - age)
 
     async def close(self) -> None:
         """End the questions that nobody waits for."""

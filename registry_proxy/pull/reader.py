@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -27,10 +27,13 @@ instead of a cut connection. SOCI waits 3 s for headers."""
 class Reader:
     """Reads the parts of one answer. Use as an async context manager; leaving it gives up what was still wanted."""
 
-    def __init__(self, flights: BlobFlights, parts: Sequence[Part], read_ahead: int) -> None:
+    def __init__(
+        self, flights: BlobFlights, parts: Sequence[Part], read_ahead: int, sent: Mapping[int, bytes] | None = None
+    ) -> None:
         self._flights = flights
         self._parts = parts
         self._read_ahead = read_ahead
+        self._sent = sent
         grid = flights.grid
         self._wish = Wish(_chunks(grid, parts), partial=_partial(grid, parts))
         self._last_use = _last_uses(grid, parts)
@@ -47,7 +50,8 @@ class Reader:
         if len(self._parts) == 1:
             self._follow(self._parts[0])
         try:
-            self._aside = await flights.aside(self._wish.chunks)
+            if self._sent is None:  # the beginning of a whole answer cannot be hashed any more
+                self._aside = await flights.aside(self._wish.chunks)
             if self._aside is None:
                 first = grid.touched(self._parts[0].span)[0]
                 self._join(first)
@@ -76,9 +80,9 @@ class Reader:
         asked, grid = self._parts[part], self._flights.grid
         if not self._in_order:
             self._wish.turn = grid.touched(asked.span)[-1] + 1
-        whole = len(asked.span) == grid.size
+        whole = len(asked.span) == grid.size or self._sent is not None
         assay = Assay(self._aside, self._flights.landing.digest) if whole and self._aside is not None else None
-        sums: dict[int, bytes] | None = {} if whole and assay is None and not self._flights.landing.verified else None
+        sums = dict(self._sent or {}) if whole and assay is None and not self._flights.landing.verified else None
         for piece in grid.slices(asked.span):
             if asked.open_ended and self._joined:
                 self._widen(piece.index)

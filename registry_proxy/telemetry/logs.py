@@ -24,15 +24,16 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 Event = MutableMapping[str, Any]
 
 
-def configure(settings: config.Logging, stream: BinaryIO | None = None) -> None:
+def configure(settings: config.Logging, stream: BinaryIO | None = None, process: str | None = None) -> None:
     """Send every event of at least the configured level to ``stream`` (default: standard error).
 
-    Warnings of libraries that use the standard ``logging`` come out the same way.
+    ``process``: on every line, where several processes are one instance. Warnings of libraries that use the standard ``logging`` come out the same way.
     """
     out = stream or sys.stderr.buffer
     text = settings.format == "text" or (settings.format == "auto" and out.isatty())
     structlog.configure(
         processors=[
+            *([_of_process(process)] if process else []),
             _request,
             _no_secrets,
             structlog.processors.add_log_level,
@@ -64,6 +65,16 @@ def _renderers(*, text: bool, colors: bool) -> list[structlog.typing.Processor]:
         return [lambda logger, name, event: console(logger, name, event).encode()]
     encoder = msgspec.json.Encoder(enc_hook=str)
     return [structlog.processors.format_exc_info, lambda _logger, _name, event: encoder.encode(event)]
+
+
+def _of_process(name: str) -> structlog.typing.Processor:
+    """Adds the name of the process."""
+
+    def add(_logger: object, _name: str, event: Event) -> Event:
+        event["process"] = name
+        return event
+
+    return add
 
 
 def _request(_logger: object, _name: str, event: Event) -> Event:

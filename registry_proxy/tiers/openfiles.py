@@ -100,6 +100,13 @@ class StoredChunk:
         group.pins += 1
 
     @property
+    def identity(self) -> int:
+        """What tells its file from any other, also between processes."""
+        if self._open is None:
+            raise ValueError("the chunk was given back")
+        return self._open.identity
+
+    @property
     def sha256(self) -> bytes:
         """The hash of the chunk, 32 bytes; raises OSError."""
         if self._open is None:
@@ -135,6 +142,12 @@ class Checked:
             if len(self._identities) > self._limit:
                 self._identities.popitem(last=False)
         slots[open_file.key[1] % GROUP] = open_file.identity
+
+    def doubt(self, key: GroupKey, index: int) -> None:
+        """This chunk is to be checked again."""
+        slots = self._identities.get(key)
+        if slots is not None:
+            slots[index % GROUP] = 0
 
     def forget(self, key: GroupKey) -> None:
         """The group is gone."""
@@ -183,6 +196,11 @@ class OpenFiles:
         """The file's bytes were found right."""
         opened.checked = True
         self._checked.add(opened)
+
+    def doubt(self, digest: Digest, index: int) -> None:
+        """Believe no longer that this chunk's file was found right."""
+        self.forget(digest, index)
+        self._checked.doubt(GroupKey.of(digest, index), index)
 
     def _keep(self, opened: OpenFile) -> None:
         opened.kept = True

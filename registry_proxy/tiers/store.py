@@ -15,7 +15,7 @@ planning: they may say that a chunk is there which then is not, and say for a mo
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -234,6 +234,16 @@ class ChunkStore:
         if found is None:
             self._accounts.lost(digest, index)
         return found
+
+    def used(self, keys: Iterable[GroupKey]) -> None:
+        """Other processes have read chunks of these groups."""
+        for key in keys:
+            if self._accounts.find(key) is not None:
+                self._accounts.use(key)
+
+    def doubt(self, digest: Digest, index: int) -> None:
+        """Another process has found this chunk wrong: it is hashed again before it is read again."""
+        self._files.doubt(digest, index)
 
     def has(self, digest: Digest, index: int) -> bool:
         """True if the chunk is believed to be here; for planning."""

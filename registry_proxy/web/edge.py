@@ -161,7 +161,7 @@ class Edge:
             async with self._limits.bodies:
                 return await self._chunks.answer(exchange, self._settings.idle_timeout)
         if not path.startswith("/v2"):
-            answer = self._health.answer(exchange, path)
+            answer = await self._health.answer(exchange, path)
             exchange.kind = "health"
             return answer
         route = routing.parse(path)

@@ -1,7 +1,8 @@
 """What is not the registry API: health, metrics, figures, and a line for a person who opens the address in a browser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -9,7 +10,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from registry_proxy import __version__
 from registry_proxy.errors import NoSuchEndpoint
-from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web.exchange import Exchange
 
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
@@ -21,15 +21,26 @@ Health: /healthz, /readyz. Figures: /metrics (Prometheus), /stats (JSON).
 """
 
 
+class Figures(Protocol):
+    """What an instance says about itself."""
+
+    async def exposition(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+
+    async def stats(self) -> Mapping[str, object]:
+        """Figures that can be written as JSON."""
+
+    def unready(self) -> str | None:
+        """For a person why no requests should be sent here; None: they should."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``ready``: None, or for a person why not; ``stats``: figures that can be written as JSON."""
+    """These endpoints."""
 
-    metrics: Metrics
-    stats: Callable[[], Mapping[str, object]]
-    ready: Callable[[], str | None]
+    figures: Figures
 
-    def answer(self, exchange: Exchange, path: str) -> web.Response:
+    async def answer(self, exchange: Exchange, path: str) -> web.Response:
         """The answer to one of these paths; raises NoSuchEndpoint."""
         match path:
             case "/":
@@ -37,13 +48,13 @@ class Health:
             case "/healthz":
                 return exchange.answer(200, _TEXT, _NEVER_KEPT, body=b"ok\n")
             case "/readyz":
-                reason = self.ready()
+                reason = self.figures.unready()
                 body = f"not ready: {reason}\n" if reason else "ready\n"
                 return exchange.answer(503 if reason else 200, _TEXT, _NEVER_KEPT, body=body.encode())
             case "/metrics":
                 kind = ("Content-Type", CONTENT_TYPE_LATEST)
-                return exchange.answer(200, kind, _NEVER_KEPT, body=self.metrics.exposition())
+                return exchange.answer(200, kind, _NEVER_KEPT, body=await self.figures.exposition())
             case "/stats":
-                body_ = msgspec.json.encode(self.stats())
+                body_ = msgspec.json.encode(await self.figures.stats())
                 return exchange.answer(200, ("Content-Type", "application/json"), _NEVER_KEPT, body=body_)
         raise NoSuchEndpoint(f"nothing is at {path[:160]!r}")

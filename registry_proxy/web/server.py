@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -18,7 +19,7 @@ from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.connection import Connection
 from registry_proxy.web.edge import Edge
-from registry_proxy.web.health import Health
+from registry_proxy.web.health import Figures, Health
 from registry_proxy.web.heart import Blobs, Discovery, Manifests
 from registry_proxy.web.limits import Limits
 from registry_proxy.web.sockets import Door, bound, unlink
@@ -31,6 +32,40 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _BACKLOG = 1024
 _LAST_WORDS = 1.0
 """Seconds that a handler has to end after it was told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One configured address, bound. ``key``: of the configuration; ``upstream``: what its requests are for, if not named otherwise."""
+
+    key: str
+    text: str
+    upstream: SourceHost | None
+    doors: list[Door]
+
+
+async def bind(config: Config) -> list[Place]:
+    """Every configured address, bound and not listened on yet; raises ConfigInvalid, naming the key. Nothing is bound then."""
+    wanted: list[tuple[str, str, SourceHost | None]] = [("server.listen", text, None) for text in config.server.listen]
+    for host, upstream in config.upstreams.items():
+        wanted += [(f"upstream.{host}.listen", text, host) for text in upstream.listen]
+    places: list[Place] = []
+    try:
+        for key, text, of in wanted:
+            places.append(Place(key, text, of, await _bound(key, text)))
+    except ConfigInvalid:
+        unbind(places)
+        raise
+    return places
+
+
+def unbind(places: Sequence[Place]) -> None:
+    """Close the sockets of these places, and remove those that have a name in the file system."""
+    for door in (door for place in places for door in place.doors):
+        path = door.getsockname() if door.family == socket.AF_UNIX else None
+        door.close()
+        if path:
+            unlink(path)
 
 
 class Face:
@@ -49,15 +84,14 @@ class Face:
         blobs: Blobs,
         chunks: Chunks,
         metrics: Metrics,
-        stats: Callable[[], Mapping[str, object]],
-        ready: Callable[[], str | None],
+        figures: Figures,
     ) -> None:
         self.addresses: list[tuple[str, int]] = []
         self.urls: list[str] = []
         self._paths: list[str] = []
         self._config = config
         self._limits = Limits(config.server, metrics)
-        health = Health(metrics, stats, ready)
+        health = Health(figures)
         self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, health, self._limits)
         self._certificates: Certificates | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -69,17 +103,20 @@ class Face:
         """What it holds now."""
         return self._config.server
 
-    async def start(self) -> None:
-        """Listen; raises ConfigInvalid, naming the key, if an address is malformed or taken or a certificate is wrong. Nothing listens then."""
+    async def start(self, places: Sequence[Place] = ()) -> None:
+        """Listen; raises ConfigInvalid, naming the key, if an address is malformed or taken or a certificate is wrong. Nothing listens then.
+
+        ``places``: bound by another process, which owns them; without any, what the configuration says is bound here.
+        """
         try:
             if self._config.server.tls is not None:
                 self._certificates = Certificates(self._config.server.tls)
                 self._watch = asyncio.create_task(self._certificates.watch())
-            for text in self._config.server.listen:
-                await self._listen("server.listen", text, None)
-            for host, upstream in self._config.upstreams.items():
-                for text in upstream.listen:
-                    await self._listen(f"upstream.{host}.listen", text, host)
+            if places:
+                for place in places:
+                    await self._listen(place, own=False)
+            else:
+                await self._listen_here()
         except ConfigInvalid:
             await self.stop()
             raise
@@ -115,17 +152,23 @@ class Face:
         self._listeners.clear()
         self._servers.clear()
 
-    async def _listen(self, key: str, text: str, upstream: SourceHost | None) -> None:
-        at = _parsed(key, text)
-        server = _Connections(functools.partial(self._edge.handle, upstream), self._config.server)
+    async def _listen_here(self) -> None:
+        waiting = await bind(self._config)
+        try:
+            while waiting:
+                await self._listen(waiting.pop(0), own=True)
+        finally:
+            unbind(waiting)
+
+    async def _listen(self, place: Place, *, own: bool) -> None:
+        server = _Connections(functools.partial(self._edge.handle, place.upstream), self._config.server)
         self._servers.append(server)
         try:
-            doors = await bound(at, self._limits)
-            await self._open_all(doors, server)
+            await self._open_all(place.doors, server)
         except OSError as error:
-            raise ConfigInvalid(f"{key}: cannot listen on {text}: {error.strerror}") from error
-        self._note(doors[0])
-        log.info("server.listening", address=text, url=self.urls[-1], upstream=upstream)
+            raise ConfigInvalid(f"{place.key}: cannot listen on {place.text}: {error.strerror}") from error
+        self._note(place.doors[0], own=own)
+        log.info("server.listening", address=place.text, url=self.urls[-1], upstream=place.upstream)
 
     async def _open_all(self, doors: list[Door], server: "_Connections") -> None:
         for index, door in enumerate(doors):
@@ -137,6 +180,7 @@ class Face:
                 raise
 
     async def _open(self, door: Door, server: "_Connections") -> asyncio.Server:
+        door.limits = self._limits
         loop = asyncio.get_running_loop()
         if self._certificates is None or door.family == socket.AF_UNIX:
             return await loop.create_server(server, sock=door, backlog=_BACKLOG)
@@ -149,10 +193,10 @@ class Face:
             ssl_shutdown_timeout=_LAST_WORDS,
         )
 
-    def _note(self, door: Door) -> None:
+    def _note(self, door: Door, *, own: bool) -> None:
         name = door.getsockname()
         if door.family == socket.AF_UNIX:
-            self._paths.append(name)
+            self._paths += [name] if own else []
             self.urls.append(f"unix:{name}")
             return
         self.addresses.append((name[0], name[1]))
@@ -172,8 +216,10 @@ class _Connections(web.Server):
         return Connection(self, self.settings)
 
 
-def _parsed(key: str, text: str) -> Address:
+async def _bound(key: str, text: str) -> list[Door]:
     try:
-        return Address.parse(text)
+        return await bound(Address.parse(text))
+    except OSError as error:
+        raise ConfigInvalid(f"{key}: cannot listen on {text}: {error.strerror}") from error
     except (ValueError, RegistryProxyError) as error:
         raise ConfigInvalid(f"{key}: {error}") from None

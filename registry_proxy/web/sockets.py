@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +26,25 @@ class Door(socket.socket):
     """A listening socket that closes at once whom ``limits`` has no room for, before anything is spent on them, TLS included.
 
     It counts where asyncio accepts and closes sockets, because a connection's protocol hears of it after the TLS handshake only.
+    ``shared``: other processes accept here as well. Then it gives one connection at a time, or asyncio would take all that wait
+    at once, and the other processes would have none of a burst.
     """
 
     limits: Limits
+    shared: bool = False
+    _took: bool = False
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection; raises ConnectionAbortedError if it was one too many, which asyncio takes as nobody being there."""
-        connection, address = super().accept()
+        if self.shared:
+            self._took = not self._took
+            if not self._took:
+                raise BlockingIOError
+        try:
+            connection, address = super().accept()
+        except OSError:
+            self._took = False
+            raise
         remote = address[0] if self.family != socket.AF_UNIX else None
         if not self.limits.enter(remote):
             connection.close()
@@ -55,11 +68,17 @@ class _Guest(socket.socket):
             limits.leave(self.remote)
 
 
-async def bound(at: Address, limits: Limits) -> list[Door]:
+async def bound(at: Address) -> list[Door]:
     """Sockets bound to an address; raises OSError. Every interface is one socket for IPv4 and one for IPv6."""
-    doors = await _tcp(at) if at.path is None else [await asyncio.to_thread(_unix, at.path)]
+    return await _tcp(at) if at.path is None else [await asyncio.to_thread(_unix, at.path)]
+
+
+def inherited(descriptors: Sequence[int]) -> list[Door]:
+    """Sockets that another process has bound, for several processes to accept from."""
+    doors = [Door(fileno=descriptor) for descriptor in descriptors]
     for door in doors:
-        door.limits = limits
+        door.set_inheritable(False)
+        door.shared = True
     return doors
 
 

@@ -1,6 +1,7 @@
 """A face on a real socket, before a heart in memory."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,20 @@ StartFace = Callable[..., Awaitable[Face]]
 @pytest.fixture
 def heart() -> MemoryHeart:
     return MemoryHeart()
+
+
+@dataclass(frozen=True)
+class MemoryFigures:
+    """Figures of a face that stands alone."""
+
+    metrics: Metrics
+    unready: Callable[[], str | None]
+
+    async def exposition(self) -> bytes:
+        return self.metrics.exposition()
+
+    async def stats(self) -> dict[str, int]:
+        return {"chunks": 3}
 
 
 @pytest.fixture
@@ -46,8 +61,7 @@ async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIt
             blobs=heart,
             chunks=Chunks(heart, IDENTITY, named),
             metrics=metrics,
-            stats=lambda: {"chunks": 3},
-            ready=ready,
+            figures=MemoryFigures(metrics, ready),
         )
         await face.start()
         faces.append(face)
