@@ -38,7 +38,9 @@ _LAYERS: Final = frozenset(
         "application/vnd.oci.image.layer.v1.tar+zstd",
     }
 )
-_OF_AN_ATTESTATION: Final = "vnd.docker.reference.digest"
+OF_AN_ATTESTATION: Final = "vnd.docker.reference.digest"
+"""Annotation of an index's entry: the manifest that it is about."""
+
 _STALE: Final = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.", "containerd.io/snapshot/stargz/")
 """Annotations that say where things are in the bytes of the original."""
 
@@ -55,7 +57,12 @@ class RewrittenImage:
 
 def is_layer(media_type: str) -> bool:
     """True for a descriptor that names a layer which may be converted: a tar, neither encrypted nor forbidden to distribute."""
-    return _OCI_NAMES.get(media_type, media_type) in _LAYERS
+    return oci_type(media_type) in _LAYERS
+
+
+def oci_type(media_type: str) -> str:
+    """OCI's name for what Docker calls so."""
+    return _OCI_NAMES.get(media_type, media_type)
 
 
 def rewrite_image(manifest: bytes, config: bytes, layers: Sequence[ConvertedLayer | None]) -> RewrittenImage:
@@ -87,7 +94,7 @@ def rewrite_index(index: bytes, manifests: Mapping[str, bytes]) -> bytes:
     entries = document.get("manifests")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ManifestInvalid("not an image index")
-    kept = [entry for entry in entries if _annotations(entry).get(_OF_AN_ATTESTATION) not in manifests]
+    kept = [entry for entry in entries if _annotations(entry).get(OF_AN_ATTESTATION) not in manifests]
     document["manifests"] = [_entry(entry, manifests.get(str(entry.get("digest")))) for entry in kept]
     return _copy(document, OCI_INDEX, index)
 
@@ -132,8 +139,7 @@ def _replaced(described: Document, media_type: str, body: bytes) -> Document:
 
 def _typed(described: Document) -> Document:
     """The descriptor with OCI's name for its media type."""
-    media_type = described.get("mediaType")
-    return described | {"mediaType": _OCI_NAMES.get(str(media_type), media_type)}
+    return described | {"mediaType": oci_type(str(described.get("mediaType", "")))}
 
 
 def _copy(document: Document, media_type: str, original: bytes) -> bytes:
