@@ -16,14 +16,18 @@ from registry_proxy.access.proofs import Proofs
 from registry_proxy.config import Config, Forwarding
 from registry_proxy.config.changes import changes
 from registry_proxy.errors import ConfigInvalid
+from registry_proxy.lazy.work.queue import Queue
 from registry_proxy.net.forward import ForwardProxies
 from registry_proxy.net.hops import new_identity
 from registry_proxy.net.upstream import UpstreamClient
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.discovery import Discovery
+from registry_proxy.pull.lazy_images import LazyImages
 from registry_proxy.pull.manifests import Manifests
+from registry_proxy.pull.offers import Offers, ShelfDoor, lazy_stats
 from registry_proxy.pull.public import PublicChunks
+from registry_proxy.pull.workshop import Workshop
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.sources.chunk_lists import ChunkLists
 from registry_proxy.sources.cvmfs.source import CvmfsSource
@@ -36,6 +40,7 @@ from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.mounted import MountedTier
 from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.shelf import Shelf
 from registry_proxy.tiers.stack import Stack
 from registry_proxy.tiers.store import ChunkStore, open_store
 from registry_proxy.web.chunks import Chunks
@@ -55,6 +60,7 @@ class Figures:
     sources: tuple[Watched, ...]
     tiers: Stack
     metrics: Metrics
+    lazy: Callable[[], Mapping[str, object]]
 
     async def exposition(self) -> bytes:
         """All metrics in Prometheus's text format."""
@@ -72,6 +78,7 @@ class Figures:
                 str(name): {"rangeless": self.source.rangeless(name), "rate_limit": registry.rate_limit}
                 for name, registry in self.registries.items()
             },
+            "lazy": self.lazy(),
         }
 
     def unready(self) -> str | None:
@@ -91,7 +98,7 @@ class Instance:
     sources: tuple[Watched, ...]
     tiers: Stack
     metrics: Metrics
-    manifests: Manifests
+    manifests: Offers
     discovery: Discovery
     blobs: Blobs
     public: PublicChunks
@@ -122,18 +129,23 @@ async def assemble(
         sources = _in_order(config.policy.sources, (*shared, Watched(source, metrics)))
         tiers = Stack(_mounted(config, store.chunk_size, metrics))
         stack.push_async_callback(tiers.close)
-        blobs = Blobs(proofs, store, records, sources, config.upstreams, config.policy, metrics, tiers)
+        shelf = Shelf(config.store.path / "lazy", store, records, config.lazy.limit, clock)
+        await shelf.load()
+        blobs = Blobs(
+            ShelfDoor(proofs, shelf), store, records, sources, config.upstreams, config.policy, metrics, tiers
+        )
         stack.push_async_callback(blobs.close)
         metrics.watch_store(store.stats)
         public = PublicChunks(blobs, proofs, records, store.chunk_size)
         stack.push_async_callback(public.close)
         manifests = Manifests(registries, config.upstreams, records, config.policy, clock)
         stack.push_async_callback(manifests.close)
-        discovery = Discovery(registries, config.upstreams, manifests, config.policy)
-        figures = Figures(store, registries, source, sources, tiers, metrics)
+        offers, queue = await _offers(config, stack, manifests, blobs, shelf, records, metrics)
+        discovery = Discovery(registries, config.upstreams, manifests, config.policy, offers.referrers)
+        figures = Figures(store, registries, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf))
         face = Face(
             config,
-            manifests=manifests,
+            manifests=offers,
             discovery=discovery,
             blobs=blobs,
             chunks=Chunks(public, identity, config.upstreams),
@@ -149,13 +161,36 @@ async def assemble(
             sources,
             tiers,
             metrics,
-            manifests,
+            offers,
             discovery,
             blobs,
             public,
             figures,
             face,
         )
+
+
+async def _offers(
+    config: Config,
+    stack: AsyncExitStack,
+    manifests: Manifests,
+    blobs: Blobs,
+    shelf: Shelf,
+    records: Records,
+    metrics: Metrics,
+) -> tuple[Offers, Queue]:
+    """Lazy images: the workshop that makes them, the queue before it, and what is offered of them."""
+    directory = config.store.path / "lazy"
+    workshop = Workshop(blobs, shelf, directory / "work")
+    await workshop.prepare()
+    queue = Queue(directory / "jobs", config.lazy.workers, workshop.do, metrics)
+    images = LazyImages(manifests, blobs, shelf, records, config.lazy)
+    offers = Offers(manifests, images, queue, records, config.lazy)
+    blobs.when_verified(offers.verified)
+    await queue.start()
+    stack.push_async_callback(queue.close)
+    stack.push_async_callback(offers.close)
+    return offers, queue
 
 
 def _mounted(config: Config, chunk_size: int, metrics: Metrics) -> list[MountedTier]:

@@ -20,6 +20,8 @@ from registry_proxy.config import (
     Cvmfs,
     CvmfsHttp,
     Forwarding,
+    Lazy,
+    LazyRule,
     Logging,
     Parent,
     Policy,
@@ -48,6 +50,8 @@ SECTIONS: dict[str, type] = {
     'upstream."HOST".account': Account,
     "[cvmfs]": Cvmfs,
     "[cvmfs_http]": CvmfsHttp,
+    "lazy": Lazy,
+    "[lazy.rules]": LazyRule,
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -158,7 +162,7 @@ def test_every_key_is_documented(section: str) -> None:
     assert set(documented()[section]) == keys(SECTIONS[section])
 
 
-@pytest.mark.parametrize("section", ["server", "store", "policy", "parent", "forward_proxies", "log"])
+@pytest.mark.parametrize("section", ["server", "store", "policy", "parent", "forward_proxies", "log", "lazy"])
 def test_documented_defaults_are_the_defaults(section: str, tmp_path: Path) -> None:
     """A default in the table, written into a file, changes nothing."""
     lines = [
@@ -195,7 +199,9 @@ class TestCompleteFile:
 
     def test_what_is_commented_out_loads_too(self, tmp_path: Path) -> None:
         """Each commented key, uncommented, is accepted (of the account's three ways, one)."""
-        text = re.sub(r"^# (?=(\w+ = |\[server|\[upstream|\[\[cvmfs))", "", self.FILE.read_text(), flags=re.MULTILINE)
+        text = re.sub(
+            r"^# (?=(\w+ = |\[server|\[upstream|\[\[cvmfs|\[\[lazy))", "", self.FILE.read_text(), flags=re.MULTILINE
+        )
         text = re.sub(r"^password(_file)? = .*\n", "", text, flags=re.MULTILINE)
         file = tmp_path / "proxy.toml"
         file.write_text(text)
@@ -210,7 +216,7 @@ class TestCompleteFile:
         }
         nested = {
             kind
-            for section in (Server, Upstream)
+            for section in (Server, Upstream, Lazy)
             for hint in get_type_hints(section).values()
             for kind in (hint, *get_args(hint))
             if is_struct(kind)

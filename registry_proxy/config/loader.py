@@ -20,6 +20,7 @@ from registry_proxy.config.values import (
     Cvmfs,
     CvmfsHttp,
     Forwarding,
+    Lazy,
     Logging,
     Parent,
     Policy,
@@ -45,6 +46,7 @@ _TOP = {
     "default_upstreams",
     "cvmfs",
     "cvmfs_http",
+    "lazy",
 }
 _AT = re.compile(r" - at `\$([^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`\Z")
@@ -168,6 +170,7 @@ def _convert(table: Table, base: Path, environ: Mapping[str, str]) -> Config:
         log=_struct(Logging, table.get("log", {}), "log", base),
         cvmfs=_tables(Cvmfs, table.get("cvmfs", []), "cvmfs", base),
         cvmfs_http=_tables(CvmfsHttp, table.get("cvmfs_http", []), "cvmfs_http", base),
+        lazy=_struct(Lazy, table.get("lazy", {}), "lazy", base),
     )
     for key, problem in problems(config):
         raise ConfigInvalid(f"{key}: {problem}")

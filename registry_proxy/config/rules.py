@@ -11,6 +11,8 @@ from registry_proxy.config.values import (
     Cvmfs,
     CvmfsHttp,
     Forwarding,
+    Lazy,
+    LazyRule,
     Parent,
     Policy,
     Server,
@@ -29,6 +31,9 @@ MOST_WORKERS = 64
 
 _REPOSITORY_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]+\Z")
 _CVMFS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
+_IMAGE_PATTERN = re.compile(r"[a-zA-Z0-9._/*?\[\]!:-]+\Z")
+_SUFFIX = re.compile(r"[a-zA-Z0-9._-]{1,32}\Z")
+_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9]+(?:/[a-z0-9]+)?\Z")
 _HOST_PATTERN = re.compile(r"[a-zA-Z0-9.*?\[\]!:-]+\Z")
 
 
@@ -45,6 +50,7 @@ def problems(config: Config) -> Iterator[Problem]:
         yield from _below(f"cvmfs[{number}]", _cvmfs(mount))
     for number, repository in enumerate(config.cvmfs_http):
         yield from _below(f"cvmfs_http[{number}]", _cvmfs_http(repository))
+    yield from _below("lazy", _lazy(config.lazy))
     yield from _listeners(config)
     if not config.upstreams:
         yield "upstream", "no upstream is configured and default_upstreams is off"
@@ -181,6 +187,36 @@ def _cvmfs_http(settings: CvmfsHttp) -> Iterator[Problem]:
     if settings.forward_proxies is not None:
         yield from _groups("forward_proxies", settings.forward_proxies)
     yield from _positive(settings, "patience")
+
+
+def _lazy(lazy: Lazy) -> Iterator[Problem]:
+    for key in ("soci_suffix", "estargz_suffix"):
+        if not _SUFFIX.match(getattr(lazy, key)):
+            yield key, "one to 32 characters of a tag: letters, digits, '.', '_', '-'"
+    if lazy.soci_suffix.endswith(lazy.estargz_suffix) or lazy.estargz_suffix.endswith(lazy.soci_suffix):
+        yield "estargz_suffix", "must be told apart from soci_suffix at a tag's end"
+    yield from _spans(lazy)
+    yield from _positive(lazy, "workers")
+    yield from _not_negative(lazy, "wait", "smallest_layer")
+    for index, platform in enumerate(lazy.platforms):
+        if not _PLATFORM.match(platform):
+            yield f"platforms[{index}]", f"{platform!r} is not a platform such as linux/amd64"
+    for number, rule in enumerate(lazy.rules):
+        yield from _below(f"rules[{number}]", _lazy_rule(rule))
+
+
+def _lazy_rule(rule: LazyRule) -> Iterator[Problem]:
+    if not rule.images:
+        yield "images", "at least one"
+    yield from _patterns("images", rule.images, _IMAGE_PATTERN)
+    yield from _spans(rule)
+    if rule.smallest_layer is not None:
+        yield from _not_negative(rule, "smallest_layer")
+
+
+def _spans(section: Lazy | LazyRule) -> Iterator[Problem]:
+    if section.span_size is not None and not MIB // 4 <= section.span_size <= 64 * MIB:
+        yield "span_size", "between 256KiB and 64MiB"
 
 
 def _timeouts(timeouts: Timeouts) -> Iterator[Problem]:

@@ -173,6 +173,44 @@ class CvmfsHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: Seconds = Seconds(10)
 
 
+Readiness = Literal["eager", "on-demand", "off"]
+Unready = Literal["wait", "original", "not-found"]
+
+
+class LazyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What holds for some images instead of ``Lazy``'s own words. ``images``: patterns (fnmatch) of ``HOST/REPOSITORY``."""
+
+    images: tuple[str, ...]
+    soci: Readiness | None = None
+    estargz: Readiness | None = None
+    span_size: Size | None = None
+    smallest_layer: Size | None = None
+    unready: Unready | None = None
+
+
+class Lazy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is made of ordinary images so that they start lazily, and for whom.
+
+    ``span_size``: of a zTOC, uncompressed; ``smallest_layer``: with a zTOC, compressed. ``unready``: what the first request for a
+    suffix tag gets, ``wait``: for how long. ``platforms``: of an image index (``os/architecture[/variant]``); none: this machine's.
+    ``workers``: processes at a time; ``limit``: bytes of all that was made; None: half of the store. ``rules``: the first that
+    matches an image holds.
+    """
+
+    soci: Readiness = "on-demand"
+    estargz: Readiness = "on-demand"
+    soci_suffix: str = "-soci"
+    estargz_suffix: str = "-esgz"
+    span_size: Size = Size(4 * MIB)
+    smallest_layer: Size = Size(10 * MIB)
+    unready: Unready = "wait"
+    wait: Seconds = Seconds(20)
+    platforms: tuple[str, ...] = ()
+    workers: int = 2
+    limit: Size | None = None
+    rules: tuple[LazyRule, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything."""
 
@@ -185,3 +223,4 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: Logging = Logging()
     cvmfs: tuple[Cvmfs, ...] = ()
     cvmfs_http: tuple[CvmfsHttp, ...] = ()
+    lazy: Lazy = Lazy()

@@ -13,3 +13,7 @@ class IndexInvalid(RegistryProxyError):
 
 class FileUnknown(RegistryProxyError):
     """The layer or image has no such regular file."""
+
+
+class WorkerDied(RegistryProxyError):
+    """A worker process ended, or fell silent, without a product."""

@@ -82,7 +82,16 @@ class GoIndex(_Struct):
     annotations: dict[str, str] = {}
 
 
-_ORDER: Final = ("schemaVersion", "mediaType", "artifactType", "config", "layers", "manifests", "subject", "annotations")
+_ORDER: Final = (
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "subject",
+    "annotations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,11 @@ def list_v2(entries: Sequence[GoDescriptor], images: Mapping[str, IndexedImage],
 def entries_of(index: bytes) -> tuple[GoDescriptor, ...]:
     """The entries of an image index; raises ManifestInvalid."""
     return _decoded(index, GoIndex).manifests
+
+
+def platform_of(config: bytes) -> GoPlatform:
+    """The platform that an image's config names; raises ManifestInvalid."""
+    return _decoded(config, GoPlatform)
 
 
 def annotations_of(document: bytes) -> dict[str, str]:

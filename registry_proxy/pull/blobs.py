@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -134,6 +134,7 @@ class Blobs:
         self._open: OrderedDict[BlobPlace, OpenBlob] = OrderedDict()
         self._flights: WeakValueDictionary[tuple[Digest, int], BlobFlights] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[Callable[[Digest], None]] = []
         self._heart = Heart(
             store=store,
             sources=() if policy.offline else sources,
@@ -182,6 +183,14 @@ class Blobs:
         """The repositories where this blob was named or found, the newest first."""
         return await self._hints.places(digest)
 
+    def when_verified(self, listener: Callable[[Digest], None]) -> None:
+        """Have ``listener`` told of every blob that has just been found complete and right."""
+        self._listeners.append(listener)
+
+    def _announce(self, digest: Digest) -> None:
+        for listener in self._listeners:
+            listener(digest)
+
     async def close(self) -> None:
         """Stop every flight; what has landed stays."""
         for flights in list(self._heart.flying):
@@ -201,7 +210,9 @@ class Blobs:
         flights = self._flights.get((place.digest, size))
         if flights is None:
             grid = self._store.grid(size)
-            landing = BlobLanding(place.digest, grid, self._store, self._records, self._metrics, verified)
+            landing = BlobLanding(
+                place.digest, grid, self._store, self._records, self._metrics, verified, self._announce
+            )
             flights = BlobFlights(place, grid, landing, self._heart)
             self._flights[place.digest, size] = flights
         return flights

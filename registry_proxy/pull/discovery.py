@@ -1,6 +1,6 @@
 """Lists: tags, referrers, repositories. They come from the upstream each time: an old list misleads more than none."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +11,14 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost, Tag
 from registry_proxy.pull.manifests import Manifests
 from registry_proxy.sources.registry import NamePage, Registry
+
+Descriptors = list[dict[str, Any]]
+Own = Callable[[SourceHost, Repository, Digest, str | None], Awaitable[Descriptors]]
+"""Referrers that the proxy itself has made of a manifest; the last argument: the one type that is wanted, or None."""
+
+
+async def _none(*_: object) -> Descriptors:
+    return []
 
 
 class _Index(msgspec.Struct):
@@ -26,7 +34,9 @@ class Discovery:
         upstreams: Mapping[SourceHost, Upstream],
         manifests: Manifests,
         policy: Policy,
+        own: Own = _none,
     ) -> None:
+        self._own = own
         self._registries = registries
         self._upstreams = upstreams
         self._manifests = manifests
@@ -44,8 +54,20 @@ class Discovery:
         self._not_offline()
         return await self._registries[upstream].catalog(n, last)
 
-    async def referrers(self, upstream: SourceHost, repository: Repository, digest: Digest) -> list[dict[str, Any]]:
-        """Descriptors of the manifests that refer to this one; raises Denied or Trouble.
+    async def referrers(
+        self, upstream: SourceHost, repository: Repository, digest: Digest, artifact_type: str | None = None
+    ) -> Descriptors:
+        """Descriptors of the manifests that refer to this one, those of the proxy's own making last; raises Denied or Trouble.
+
+        ``artifact_type``: the one that matters; others may be among them. An upstream's own referrer of such a type wins.
+        """
+        found = await self._upstreams_own(upstream, repository, digest)
+        types = {each.get("artifactType") for each in found}
+        made = await self._own(upstream, repository, digest, artifact_type)
+        return [*found, *(each for each in made if each.get("artifactType") not in types)]
+
+    async def _upstreams_own(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Descriptors:
+        """What the upstream has.
 
         Where the upstream has no referrers API, the index under the tag that stands in for it is read (distribution-spec,
         "Referrers Tag Schema"). Empty only if the upstream says so: trouble must not look like "unsigned".

@@ -29,7 +29,10 @@ _CATCH_UP = 2
 
 
 class BlobLanding:
-    """Commits the chunks of one blob. ``verified``: the digest of all its bytes was right, and the hash of each chunk is known."""
+    """Commits the chunks of one blob. ``verified``: the digest of all its bytes was right, and the hash of each chunk is known.
+
+    ``announce`` is told once that is so.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,9 @@ class BlobLanding:
         records: Records,
         metrics: Metrics,
         known: VerifiedBlob | None,
+        announce: Callable[[Digest], None] = lambda _: None,
     ) -> None:
+        self._announce = announce
         self.digest = digest
         self.grid = grid
         self._store = store
@@ -185,6 +190,7 @@ class BlobLanding:
         self._known = VerifiedBlob(size=self.grid.size, chunk_size=self.grid.chunk, chunk_hashes=hashes)
         self._sums.clear()
         await self._records.verified.put(str(self.digest), self._known)
+        self._announce(self.digest)
 
     async def _reject(self, origin: str) -> None:
         self._restart_hash()

@@ -19,6 +19,8 @@ FIRST_BYTE_BUCKETS: Final = (0.0005, 0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 
 
 TIER_BUCKETS: Final = (0.0002, 0.001, 0.005, 0.025, 0.1, 0.5, 1, 2.5, 5)
 
+JOB_BUCKETS: Final = (0.25, 1, 2.5, 5, 10, 25, 60, 150, 600)
+
 UPSTREAM_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 _Metric = TypeVar("_Metric")
@@ -97,6 +99,14 @@ class Metrics:
         self._sources_up = Gauge(
             "registry_proxy_source_up", "1 for a source that works, 0 after trouble.", ("source",), registry=registry
         )
+        self._jobs = _Children(
+            Gauge("registry_proxy_lazy_jobs", "Conversions in hand.", ("state",), registry=registry).labels
+        )
+        self._jobs_over = counter("lazy_jobs_over_total", "Conversions that are over, by outcome.", "kind", "outcome")
+        self._job_seconds = _Children(
+            histogram("lazy_job_seconds", "Seconds that conversions took.", JOB_BUCKETS, "kind").labels
+        )
+        self._job_bytes = _Children(counter("lazy_job_bytes_total", "Bytes of layers converted.", "kind").labels)
         for upstream in upstreams:
             self._fetched[upstream].inc(0)
 
@@ -185,6 +195,16 @@ class Metrics:
     def source_up(self, source: str, *, up: bool) -> None:
         """A source works, or had trouble when it was asked last."""
         self._sources_up.labels(source).set(up)
+
+    def jobs(self, state: str, count: int) -> None:
+        """So many conversions are ``waiting`` or ``running``."""
+        self._jobs[state].set(count)
+
+    def job_ended(self, kind: str, outcome: str, seconds: float, n: int) -> None:
+        """A conversion is over; ``n``: bytes of the layer read."""
+        self._jobs_over.labels(kind, outcome).inc()
+        self._job_seconds[kind].observe(seconds)
+        self._job_bytes[kind].inc(n)
 
     def watch_store(self, look: "Callable[[], StoreFigures]") -> None:
         """Look at the store's figures whenever the metrics are read."""

@@ -33,7 +33,7 @@ class Group:
 
 class Accounts:
     """All groups, least recently used first. ``bytes``: the sum; ``doubtful``: groups whose files should be looked at;
-    ``changed_pages``: names of the pages to save.
+    ``changed_pages``: names of the pages to save; ``held``: blobs that do not go to make room.
 
     While ``counting``, every group that changes becomes doubtful, so that what was seen of it earlier is not believed.
     ``clock``: seconds since the epoch. Marks only ever grow, so a clock that is set back does not disturb the order.
@@ -46,6 +46,7 @@ class Accounts:
         self.bytes = 0
         self.doubtful: set[GroupKey] = set()
         self.counting = False
+        self.held: set[Digest] = set()
         self.changed_pages: set[str] = set()
 
     def __len__(self) -> int:
@@ -54,6 +55,10 @@ class Accounts:
     def __iter__(self) -> Iterator[Group]:
         """The groups, least recently used first."""
         return iter(self._groups.values())
+
+    def evictable(self) -> Iterator[Group]:
+        """The groups of blobs that are not held, least recently used first."""
+        return (group for group in self._groups.values() if group.key.digest not in self.held)
 
     @property
     def chunks(self) -> int:

@@ -61,7 +61,7 @@ class Rooms:
             need = self._space.shortfall(want, free, total)
             if need <= 0:
                 return True
-            victims = eviction.choose(self._accounts, need)
+            victims = eviction.choose(self._accounts.evictable(), need)
             if victims is not None:
                 await self._evict(victims)
             elif not await self._counted_meanwhile():

@@ -360,6 +360,14 @@ class ChunkStore:
         await self._threads.run(walk.remove_chunk, self._layout, digest, index)
         self._accounts.doubtful.add(GroupKey.of(digest, index))
 
+    def hold(self, digest: Digest) -> None:
+        """From now on this blob is not evicted: it cannot be had again."""
+        self._accounts.held.add(digest)
+
+    def release(self, digest: Digest) -> None:
+        """Undo ``hold``."""
+        self._accounts.held.discard(digest)
+
     # --- whole blobs -----------------------------------------------------------------------------------------------------
 
     async def hash_blob(self, digest: Digest, grid: Grid) -> Digest | None:

@@ -63,8 +63,11 @@ class Discovery(Protocol):
     async def tags(self, upstream: SourceHost, repository: Repository, n: int | None, last: str | None) -> NamePage:
         """At most ``n`` tags after ``last``. Raises NameUnknown, Denied, Trouble."""
 
-    async def referrers(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Sequence[dict[str, Any]]:
-        """The descriptors of all manifests that refer to this one; none if there are none. Raises Denied, Trouble."""
+    async def referrers(
+        self, upstream: SourceHost, repository: Repository, digest: Digest, artifact_type: str | None = None
+    ) -> Sequence[dict[str, Any]]:
+        """The descriptors of all manifests that refer to this one; none if there are none. ``artifact_type``: the one that
+        matters, others may be left out. Raises Denied, Trouble."""
 
     async def catalog(self, upstream: SourceHost, n: int | None, last: str | None) -> NamePage:
         """At most ``n`` repositories after ``last``. Raises CatalogDisabled, Denied, Trouble."""

@@ -15,8 +15,10 @@ from registry_proxy.web.heart import Discovery
 
 async def answer(exchange: Exchange, discovery: Discovery, target: Target, digest: Digest) -> web.Response:
     """An image index of the referrers, filtered if the client asks for one ``artifactType``."""
-    found = await discovery.referrers(target.upstream, target.repository, digest)
-    wanted = exchange.query.get("artifactType")
+    wanted = (
+        exchange.query.get("artifactType", "").replace(" ", "+") or None
+    )  # typed by hand, a plus is often not escaped
+    found = await discovery.referrers(target.upstream, target.repository, digest, wanted)
     filtered = (("OCI-Filters-Applied", "artifactType"),) if wanted else ()
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": matching(found, wanted)}
     return exchange.answer(200, ("Content-Type", OCI_INDEX), *filtered, body=msgspec.json.encode(index))

@@ -102,6 +102,7 @@ class GetReferrers(Message, frozen=True, tag=True):
     upstream: SourceHost
     repository: Repository
     digest: Digest
+    artifact_type: str | None
 
 
 class GetStats(Message, frozen=True, tag=True):

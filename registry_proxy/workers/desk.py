@@ -139,8 +139,8 @@ class Desk:
             case GetCatalog(upstream, n, last):
                 page = await instance.discovery.catalog(upstream, n, last)
                 return Page(page.names, page.more)
-            case GetReferrers(upstream, repository, digest):
-                found = await instance.discovery.referrers(upstream, repository, digest)
+            case GetReferrers(upstream, repository, digest, artifact_type):
+                found = await instance.discovery.referrers(upstream, repository, digest, artifact_type)
                 return Descriptors(msgspec.json.encode(found))
             case GetHashes(place):
                 return Hashes(await instance.public.hashes(place))

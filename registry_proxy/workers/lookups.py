@@ -109,9 +109,11 @@ class RemoteDiscovery:
         """At most ``n`` repositories after ``last``. Raises CatalogDisabled, Denied, Trouble."""
         return await self._line.ask(GetCatalog(upstream, n, last), Page)
 
-    async def referrers(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Sequence[dict[str, Any]]:
+    async def referrers(
+        self, upstream: SourceHost, repository: Repository, digest: Digest, artifact_type: str | None = None
+    ) -> Sequence[dict[str, Any]]:
         """The descriptors of all manifests that refer to this one. Raises Denied, Trouble."""
-        found = await self._line.ask(GetReferrers(upstream, repository, digest), Descriptors)
+        found = await self._line.ask(GetReferrers(upstream, repository, digest, artifact_type), Descriptors)
         return msgspec.json.decode(found.json, type=list[dict[str, Any]])
 
 

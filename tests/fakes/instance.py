@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry_proxy.app import Instance, assemble
-from registry_proxy.config import Config, Cvmfs, Forwarding, Parent, Policy, Server, Store, Upstream
+from registry_proxy.config import Config, Cvmfs, Forwarding, Lazy, Parent, Policy, Server, Store, Upstream
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
@@ -78,6 +78,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
         parents: tuple[str, ...] = (),
         forward_proxies: str = "DIRECT",
         cvmfs: tuple[Path, ...] = (),
+        lazy: Lazy | None = None,
         **settings: object,
     ) -> AsyncIterator[Bench]:
         config = Config(
@@ -87,6 +88,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
             server=Server(listen=(address,), drain=1),
             parent=Parent(urls=parents),
             forward_proxies=Forwarding(groups=forward_proxies),
+            lazy=lazy or Lazy(),
             cvmfs=tuple(Cvmfs(path=path, time_limit=0.3) for path in cvmfs),
         )
         async with assemble(config, clock) as instance:

@@ -11,7 +11,9 @@ from registry_proxy.oci.content import DOCKER_MANIFEST, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
 from tests.lazy.conftest import LAYOUT, Reference
 
-IMAGE = "sha256:f7c20e5bf31bd6dc08fe0f117a7132a4415fdabe3d6e054857e7fc0ef5ef2385"  # before the reference tool annotated it
+IMAGE = (
+    "sha256:f7c20e5bf31bd6dc08fe0f117a7132a4415fdabe3d6e054857e7fc0ef5ef2385"  # before the reference tool annotated it
+)
 
 
 def blob(digest: str) -> bytes:

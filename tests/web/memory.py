@@ -215,7 +215,9 @@ class MemoryHeart:
         self._call("catalog", upstream, n, last)
         return _page(self.repositories[upstream], n, last)
 
-    async def referrers(self, upstream: SourceHost, repository: Repository, digest: Digest) -> list[dict[str, Any]]:
+    async def referrers(
+        self, upstream: SourceHost, repository: Repository, digest: Digest, artifact_type: str | None = None
+    ) -> list[dict[str, Any]]:
         self._call("referrers", upstream, repository, str(digest))
         return self.referring.get((upstream, repository, str(digest)), [])
 

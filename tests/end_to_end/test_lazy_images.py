@@ -1,0 +1,359 @@
+"""Lazy forms of ordinary images: asked for by a suffix or by referrers, made once, true to their digests."""
+
+import asyncio
+import gzip
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from registry_proxy.config import Lazy, LazyRule
+from registry_proxy.config.units import Seconds, Size
+from registry_proxy.lazy import soci
+from registry_proxy.lazy.files import LayerFile, LayerIndex, regular_file
+from registry_proxy.lazy.layers import own_index
+from registry_proxy.lazy.ztoc.index import ZtocIndex
+from registry_proxy.lazy.ztoc.ztoc import parse
+from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
+from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.chunks import Span
+from tests.fakes.instance import HOST, Bench, Benches
+from tests.fakes.upstream import REPOSITORY, FakeUpstream
+from tests.fakes.wire import Answer
+from tests.lazy.conftest import LAYOUT
+from tests.lazy.layers import tar
+
+FILES = {"etc/os-release": b"ID=lazy\n", "usr/lib/big": bytes(range(256)) * 5000}
+LAYER = gzip.compress(tar(FILES), 1)
+CONFIG = json.dumps(
+    {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar(FILES)))]}}
+).encode()
+ALL = Lazy(smallest_layer=Size(0), wait=Seconds(60), platforms=("linux/amd64",))
+
+
+class Client:
+    """What a client sees of the instance."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    async def get(
+        self, kind: str, reference: object, query: str = "", *more: str, repository: str = REPOSITORY
+    ) -> Answer:
+        async with self._bench.wire() as wire:
+            return await wire.ask(f"/v2/{repository}/{kind}/{reference}?ns={HOST}{query}", *more)
+
+    async def document(self, kind: str, reference: object, query: str = "") -> dict[str, Any]:
+        answer = await self.get(kind, reference, query)
+        assert answer.status == 200, answer.body
+        assert answer.headers.get("Docker-Content-Digest") in (None, str(Digest.of(answer.body)))
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
+
+    async def blob(self, digest: str, span: Span | None = None) -> bytes:
+        ranged = () if span is None else (f"Range: bytes={span.start}-{span.stop - 1}",)
+        answer = await self.get("blobs", digest, "", *ranged)
+        assert answer.status == (200 if span is None else 206)
+        if span is None:
+            assert str(Digest.of(answer.body)) == digest
+        return answer.body
+
+
+@asynccontextmanager
+async def client(bench: Benches, lazy: Lazy = ALL, **settings: object) -> AsyncIterator[Client]:
+    async with bench(listen=True, lazy=lazy, **settings) as running:
+        yield Client(running)
+
+
+def layout_blob(digest: str) -> bytes:
+    return (LAYOUT / "blobs" / digest.replace(":", "/")).read_bytes()
+
+
+@pytest.fixture
+def reference_image(upstream: FakeUpstream) -> str:
+    """The image that the reference tool converted, as it was before, under the tag ``hard``; its digest."""
+    body = layout_blob("sha256:f7c20e5bf31bd6dc08fe0f117a7132a4415fdabe3d6e054857e7fc0ef5ef2385")
+    document = json.loads(body)
+    for each in (document["config"], *document["layers"]):
+        upstream.add_blob(layout_blob(each["digest"]))
+    return str(upstream.add_manifest(body, tag="hard"))
+
+
+async def test_v2_image_under_the_suffix_is_the_reference_tools(
+    bench: Benches, upstream: FakeUpstream, reference_image: str
+) -> None:
+    """The image under TAG-soci, its manifests and all its zTOCs are those that the reference tool made, byte for byte."""
+    [root] = json.loads((LAYOUT / "index.json").read_bytes())["manifests"]
+    async with client(bench) as c:
+        answer = await c.get("manifests", "hard-soci")
+        assert answer.body == layout_blob(root["digest"])
+        assert answer.headers["Docker-Content-Digest"] == root["digest"]
+        assert answer.headers["Content-Type"] == OCI_INDEX
+        for entry in json.loads(answer.body)["manifests"]:
+            manifest = await c.get("manifests", entry["digest"])
+            assert manifest.body == layout_blob(entry["digest"])
+            for each in (json.loads(manifest.body)["config"], *json.loads(manifest.body)["layers"]):
+                assert await c.blob(each["digest"]) == layout_blob(each["digest"])
+        assert (await c.get("manifests", "hard")).headers["Docker-Content-Digest"] == reference_image
+
+
+async def test_v1_index_is_among_the_referrers(bench: Benches, upstream: FakeUpstream, reference_image: str) -> None:
+    """What the snapshotter does: referrers by type, the index encoded again as Go would, zTOCs, and files by spans that are checked."""
+    image = Digest.parse(reference_image)
+    signature = upstream.add_image(subject=image, artifact_type="application/signature", tag=None)
+    async with client(bench) as c:
+        await c.get("manifests", "hard-soci")  # so that nothing has to be waited for
+        listed = await c.document("referrers", image, f"&artifactType={soci.INDEX_V1}")
+        [entry] = listed["manifests"]
+        answer = await c.get("manifests", entry["digest"])
+        assert json.dumps(json.loads(answer.body), separators=(",", ":")).encode() == answer.body
+        index = json.loads(answer.body)
+        assert index["subject"]["digest"] == reference_image
+        for layer in index["layers"]:
+            source = layer["annotations"]["com.amazon.soci.image-layer-digest"]
+            await read_all(c, source, await c.blob(layer["digest"]))
+        everything = await c.document("referrers", image)
+        kinds = [each["artifactType"] for each in everything["manifests"]]
+        assert kinds == ["application/signature", soci.INDEX_V1]
+        assert str(signature) in str(everything)
+
+
+async def read_all(c: Client, source: str, ztoc: bytes) -> None:
+    """Every file of a layer, by its spans; what comes is checked by the spans' digests and compared with the layer itself."""
+    found = ZtocIndex(parse(ztoc))
+    whole = layout_blob(source)
+    for file in found.files.values():
+        if file.kind == "reg":
+            spans = {span: await c.blob(source, span) for span in found.spans(file)}
+            assert all(data == whole[span.start : span.stop] for span, data in spans.items())
+            assert await asyncio.to_thread(_length, found, file, whole) == file.size
+
+
+def _length(index: LayerIndex, file: LayerFile, layer: bytes) -> int:
+    return sum(map(len, index.content(file, lambda span: layer[span.start : span.stop])))
+
+
+async def test_referrers_without_an_index_are_the_upstreams(bench: Benches, upstream: FakeUpstream) -> None:
+    """An image of which nothing can be indexed has the upstream's referrers only, and an upstream in trouble is 502."""
+    image = upstream.add_image(layers=[b"no gzip at all"], config=CONFIG)
+    async with client(bench) as c:
+        assert (await c.document("referrers", image, f"&artifactType={soci.INDEX_V1}"))["manifests"] == []
+        upstream.fail("referrers", 503)
+        answer = await c.get("referrers", image, f"&artifactType={soci.INDEX_V1}")
+        assert answer.status == 502
+
+
+async def test_estargz_copy_under_the_suffix(bench: Benches, upstream: FakeUpstream) -> None:
+    """The image under TAG-esgz has eStargz layers with every file of the original's, and says what it is a copy of."""
+    image = upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench) as c:
+        document = await c.document("manifests", "v1-esgz")
+        assert document["annotations"] == {"registry-proxy/source.digest": str(image)}
+        [layer] = document["layers"]
+        data = await c.blob(layer["digest"])
+        assert await asyncio.to_thread(estargz_files, data, layer["annotations"]) == FILES
+        config = json.loads(await c.blob(document["config"]["digest"]))
+        assert config["rootfs"]["diff_ids"] == [str(Digest.of(gzip.decompress(data)))]
+        assert upstream.distinct(Digest.of(LAYER)) == upstream.sent(Digest.of(LAYER)) == len(LAYER)
+
+
+def estargz_files(data: bytes, annotations: dict[str, str]) -> dict[str, bytes]:
+    """The files of an eStargz layer, its own landmark left out, every chunk checked."""
+
+    def read(span: Span) -> bytes:
+        return data[span.start : span.stop]
+
+    index = own_index(len(data), annotations, read)
+    assert index is not None
+    paths = [path for path, file in index.files.items() if file.kind == "reg" and not path.startswith(".no.")]
+    return {path: b"".join(index.content(regular_file(index, path), read)) for path in paths}
+
+
+async def test_a_base_layer_is_converted_once(bench: Benches, upstream: FakeUpstream) -> None:
+    """Two images with a layer in common, in two repositories, have one copy of it between them."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1", repository="other/app")
+    async with client(bench) as c:
+        one = await c.document("manifests", "v1-esgz")
+        answer = await c.get("manifests", "v1-esgz", repository="other/app")
+        assert json.loads(answer.body)["layers"] == one["layers"]
+        digest = one["layers"][0]["digest"]
+        assert (await c.get("blobs", digest, repository="other/app")).status == 200
+
+
+async def test_other_repositories_do_not_have_what_was_made(bench: Benches, upstream: FakeUpstream) -> None:
+    """A copy belongs to the repository of its original: asked for through another one it is not there."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    upstream.add_image(repository="other/app")
+    async with client(bench) as c:
+        document = await c.document("manifests", "v1-esgz")
+        digest = document["layers"][0]["digest"]
+        assert (await c.get("blobs", digest, repository="other/app")).status == 404
+
+
+async def test_what_was_made_survives_a_restart_and_needs_no_upstream(bench: Benches, upstream: FakeUpstream) -> None:
+    """After a restart, with the upstream down, the same copy is served under the same digest."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench) as c:
+        before = await c.document("manifests", "v1-esgz")
+    async with client(bench) as c:
+        await upstream.stop()
+        assert await c.document("manifests", "v1-esgz") == before
+        await c.blob(before["layers"][0]["digest"])
+
+
+async def test_an_upstream_tag_of_the_same_name_wins(bench: Benches, upstream: FakeUpstream) -> None:
+    """Where the upstream has TAG-esgz itself, that is what is served."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    theirs = upstream.add_image(layers=[b"theirs"], tag="v1-esgz")
+    async with client(bench) as c:
+        assert (await c.get("manifests", "v1-esgz")).headers["Docker-Content-Digest"] == str(theirs)
+
+
+async def test_a_tag_that_nobody_has_is_not_found(bench: Benches, upstream: FakeUpstream) -> None:
+    """Neither TAG-esgz nor TAG: 404, and nothing is made."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench) as c:
+        assert (await c.get("manifests", "v2-esgz")).status == 404
+
+
+async def test_a_repository_may_opt_out(bench: Benches, upstream: FakeUpstream) -> None:
+    """A rule turns a form off for some images; the first rule that matches holds."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    rules = (
+        LazyRule(images=(f"{HOST}/other/*",), soci="off"),
+        LazyRule(images=(f"{HOST}/team/*",), estargz="off"),
+        LazyRule(images=("*",), soci="off"),
+    )
+    async with client(bench, Lazy(smallest_layer=Size(0), wait=Seconds(60), rules=rules)) as c:
+        assert (await c.get("manifests", "v1-esgz")).status == 404
+        assert (await c.get("manifests", "v1-soci")).status == 200
+
+
+async def test_suffixes_are_configurable(bench: Benches, upstream: FakeUpstream) -> None:
+    """Another suffix does what the usual one does, which then means nothing."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench, Lazy(estargz_suffix=".lazy", wait=Seconds(60))) as c:
+        assert (await c.get("manifests", "v1.lazy")).status == 200
+        assert (await c.get("manifests", "v1-esgz")).status == 404
+
+
+@pytest.mark.parametrize(("unready", "status"), [("wait", 503), ("not-found", 404), ("original", 200)])
+async def test_an_image_that_is_not_ready(
+    bench: Benches, upstream: FakeUpstream, unready: Literal["wait", "not-found", "original"], status: int
+) -> None:
+    """By policy the first request gets 503 with Retry-After, 404, or the original; the copy is made all the same."""
+    image = upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    held = upstream.hold("blob")
+    async with client(bench, Lazy(unready=unready, wait=Seconds(0.05))) as c:
+        answer = await c.get("manifests", "v1-esgz")
+        assert answer.status == status
+        if status == 503:
+            assert int(answer.headers["Retry-After"]) >= 1
+        if status == 200:
+            assert answer.headers["Docker-Content-Digest"] == str(image)
+        held.set()
+        upstream.heal()
+        await until_made(c)
+        answer = await c.get("manifests", "v1-esgz")
+        assert answer.status == 200
+        assert answer.headers["Docker-Content-Digest"] != str(image)
+
+
+async def until_made(c: Client, state: str = "done") -> dict[str, Any]:
+    """The figures of lazy images once every job is over in this state."""
+    async with asyncio.timeout(60):
+        while True:
+            async with c._bench.wire() as wire:
+                found: dict[str, Any] = json.loads((await wire.ask("/stats")).body)["lazy"]
+            if found["jobs"] and {job["state"] for job in found["jobs"]} == {state}:
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def test_platforms_that_are_not_asked_for_stay(bench: Benches, upstream: FakeUpstream) -> None:
+    """Of an index the configured platforms are converted, the others stay what they are."""
+    amd = upstream.add_image(layers=[LAYER], config=CONFIG, tag=None)
+    arm = upstream.add_image(layers=[b"arm"], tag=None)
+    upstream.add_index({"linux/amd64": amd, "linux/arm64": arm}, tag="v1")
+    async with client(bench) as c:
+        for suffix in ("soci", "esgz"):
+            found = (await c.document("manifests", f"v1-{suffix}"))["manifests"]
+            digests = [each["digest"] for each in found]
+            assert str(arm) in digests
+            assert str(amd) not in digests
+            manifest = await c.document("manifests", digests[0])
+            assert manifest["mediaType"] == OCI_MANIFEST
+
+
+async def test_layers_below_the_smallest_have_no_ztoc(bench: Benches, upstream: FakeUpstream) -> None:
+    """An image of small layers has no SOCI index: 404 says why."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench, Lazy(smallest_layer=Size(len(LAYER) + 1))) as c:
+        answer = await c.get("manifests", "v1-soci")
+        assert answer.status == 404
+        assert b"too small" in answer.body
+
+
+async def test_a_layer_that_is_refused_is_told_once(bench: Benches, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """A broken layer makes a 404 that says why, and is not tried again after a restart."""
+    upstream.add_image(layers=[LAYER[:-100]], config=CONFIG, tag="v1")
+    for _ in range(2):
+        async with client(bench) as c:
+            answer = await c.get("manifests", "v1-esgz")
+            assert answer.status == 404
+            assert b"cut short" in answer.body
+    assert upstream.sent(Digest.of(LAYER[:-100])) == len(LAYER) - 100
+
+
+async def test_eager_repositories_are_indexed_as_they_are_pulled(bench: Benches, upstream: FakeUpstream) -> None:
+    """Where it is eager, a layer that was pulled and verified gets its zTOC without being asked for."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench, Lazy(soci="eager", smallest_layer=Size(0), wait=Seconds(60))) as c:
+        await c.get("manifests", "v1")
+        await c.blob(str(Digest.of(LAYER)))
+        found = await until_made(c)
+        assert [job["id"].partition("-")[0] for job in found["jobs"]] == ["soci"]
+
+
+async def test_a_job_that_is_cut_goes_on_after_a_restart(bench: Benches, upstream: FakeUpstream) -> None:
+    """A conversion under way when the instance stops is taken up by the next one."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    held = upstream.hold("blob")
+    async with client(bench, Lazy(wait=Seconds(0))) as c:
+        assert (await c.get("manifests", "v1-esgz")).status == 503
+    held.set()
+    upstream.heal()
+    async with client(bench, Lazy(wait=Seconds(0))) as c:
+        await until_made(c)
+        assert (await c.get("manifests", "v1-esgz")).status == 200
+
+
+async def test_removing_a_jobs_file_cancels_it(bench: Benches, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """A job lives as long as its file in the store."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    held = upstream.hold("blob")
+    async with client(bench, Lazy(wait=Seconds(0))) as c:
+        await c.get("manifests", "v1-esgz")
+        [file] = (tmp_path / "store" / "lazy" / "jobs").glob("*.json")
+        file.unlink()
+        await until_made(c, "cancelled")
+        assert (await c.get("manifests", "v1-esgz")).status == 503
+    held.set()
+
+
+async def test_what_was_made_stays_when_room_is_needed(bench: Benches, upstream: FakeUpstream) -> None:
+    """Chunks that can be fetched again make room, those of a copy do not."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    other = upstream.add_blob(io.BytesIO(bytes(range(256)) * 2000).getvalue())
+    async with client(bench, limit=3 << 19) as c:
+        document = await c.document("manifests", "v1-esgz")
+        for _ in range(8):
+            other = upstream.add_blob(str(other).encode() * 5000)
+            await c.blob(str(other))
+        upstream.fail("blob", 503)
+        await c.blob(document["layers"][0]["digest"])
