@@ -19,6 +19,7 @@ from registry_proxy.export.tree import BlobWriter, Tree
 from registry_proxy.export.wishlist import Pattern, Wish
 from registry_proxy.oci.content import HintedBlob, blobs
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.oci.names import ImageName, reference
 from registry_proxy.plan.chunk_objects import NAMESPACE, REPOSITORY, ChunkName
 
@@ -160,8 +161,8 @@ def _tags(instance: Instance, pattern: Pattern) -> Iterator[str]:
         query = urlencode({"ns": pattern.host, "n": _PAGE} | ({"last": last} if last else {}))
         body = instance.get(f"/v2/{pattern.repository}/tags/list?{query}", {}, _LIMIT)
         try:
-            page = msgspec.json.decode(body, type=_TagList).tags or ()
-        except msgspec.DecodeError as error:
+            page = decode(body, _TagList).tags or ()
+        except Unreadable as error:
             raise InstanceRefused(f"{pattern.host}/{pattern.repository}: not a list of tags: {error}") from error
         new = [tag for tag in page if tag not in seen]
         if not new:

@@ -26,6 +26,9 @@ from registry_proxy.plan.routing import HUB
 _HUB_NAMES: Final = frozenset({"docker.io", "registry.hub.docker.com", "index.docker.io", "registry-1.docker.io"})
 """What wish lists call Docker Hub."""
 
+_MOST_BRACKETS: Final = 1000
+"""PyYAML needs a time that grows with the square of how deep they are nested; a wish list needs none."""
+
 
 class WishList(msgspec.Struct, frozen=True):
     """The file. Only ``input`` matters here: where images are published to is said on the command line."""
@@ -58,10 +61,15 @@ Wish = ImageName | Pattern
 
 def parse(text: str) -> tuple[Wish, ...]:
     """The wishes of a list, in its order; raises ConfigInvalid."""
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:
+        raise ConfigInvalid("not a wish list: it is full of brackets")
     try:
-        found = msgspec.convert(yaml.safe_load(text), WishList)
+        tree = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (makes texts, lists and mappings, and nothing else)
+        found = msgspec.convert(tree, WishList, strict=False)
     except yaml.YAMLError as error:
         raise ConfigInvalid(f"not YAML: {error}") from None
+    except RecursionError:
+        raise ConfigInvalid("not a wish list: nested too deeply") from None
     except msgspec.ValidationError as error:
         raise ConfigInvalid(f"not a wish list: {error}") from None
     if found.version != 1:
@@ -71,7 +79,10 @@ def parse(text: str) -> tuple[Wish, ...]:
 
 def _wish(entry: str) -> Wish:
     """An image by its URL, ``https://HOST/REPOSITORY:TAG``; raises ConfigInvalid."""
-    url = urlsplit(entry)
+    try:
+        url = urlsplit(entry)
+    except ValueError:
+        raise ConfigInvalid(f"{entry[:160]}: not a URL") from None
     if url.scheme not in ("http", "https") or not url.netloc or "@" in url.netloc or url.query or url.fragment:
         raise ConfigInvalid(f"{entry[:160]}: not the URL of an image")
     host = "docker.io" if url.netloc.lower() in _HUB_NAMES else url.netloc

@@ -12,6 +12,7 @@ from registry_proxy.errors import DigestInvalid
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import Extent, Extents, LayerFile, Read, joined, normal_path, read_exactly
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.plan.chunks import Span
 
 MAX_TOC: Final = 256 << 20
@@ -42,9 +43,6 @@ class TocEntry(msgspec.Struct, frozen=True, rename="camel"):
 class _Toc(msgspec.Struct, frozen=True):
     version: int
     entries: list[TocEntry]
-
-
-_decoder: Final = msgspec.json.Decoder(_Toc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,8 @@ class TocIndex:
 
 def _entries(toc: bytes) -> list[TocEntry]:
     try:
-        parsed = _decoder.decode(toc)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        parsed = decode(toc, _Toc)
+    except Unreadable as error:
         raise IndexInvalid(f"not a TOC: {error}") from error
     if parsed.version != 1:
         raise IndexInvalid(f"a TOC of version {parsed.version}, not 1")

@@ -22,9 +22,11 @@ from registry_proxy.net.client import Client
 from registry_proxy.net.response import Response
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.net.slots import Slots
+from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.oci.names import Repository
 from registry_proxy.plan.challenges import Challenge
-from registry_proxy.plan.origins import Origin, check_realm
+from registry_proxy.plan.origins import Origin
+from registry_proxy.plan.realms import check_realm
 from registry_proxy.plan.refusals import refusal
 
 _MAX_TOKEN = 64 * 1024
@@ -165,8 +167,8 @@ def _scope(challenge: Challenge, repository: Repository | None) -> str:
 
 def _parse(body: bytes, subject: str) -> _Answer:
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        answer = decode(body, _Answer)
+    except Unreadable as error:
         raise UpstreamBroken(f"{subject}: not a token: {error}") from error
     if not _TOKEN.match(answer.token or answer.access_token):
         raise UpstreamBroken(f"{subject}: the answer has no usable token")

@@ -1,8 +1,9 @@
 """One HTTP exchange at a time, with every wait bounded and no address met that must not be.
 
-One session per upstream and trust: the upstream's own host may be anywhere; what it names (redirects, token realms) may be
-public, or private too where the upstream itself is. The address is judged when the socket is made, after all name resolution,
-so that no DNS answer gets around it. Behind a forward proxy only addresses written in URLs can be judged; several of them are used
+One session per upstream and trust: the upstream's own host may be anywhere but at a link-local or metadata address; what it names
+(redirects, token realms) may be public, or private too where the upstream itself is private and never was anything else, or where the
+configuration lists the host. The address is judged when the socket for it is made, after all name resolution, so that the address
+that was judged is the one that is dialled, whatever DNS says next. Behind a forward proxy only addresses written in URLs can be judged; several of them are used
 as ``plan.forward_proxies`` says.
 """
 
@@ -50,7 +51,10 @@ class _Trust:
 
     def check(self, found: Reach | None) -> None:
         """Raise AddressRefused if an address of this reach must not be met."""
-        if self.host is None and (found is Reach.FORBIDDEN or (found is Reach.PRIVATE and not self.private)):
+        if self.host is not None:
+            if found is Reach.FORBIDDEN and literal_reach(self.host) is not Reach.FORBIDDEN:
+                raise AddressRefused(f"{self.host} must not resolve to a {found.value} address")
+        elif found is Reach.FORBIDDEN or (found is Reach.PRIVATE and not self.private):
             raise AddressRefused(f"an upstream may not send us to a {found.value} address")
 
 
@@ -60,7 +64,7 @@ class Client:
     def __init__(self, settings: Upstream) -> None:
         self._settings = settings
         self._hosts = {Origin.of(url).host for url in settings.urls}
-        self._private_hosts: set[str] = set()
+        self._met: dict[str, set[Reach]] = {}
         self._tls: ssl.SSLContext | bool = True
         if settings.ca is not None:
             self._tls = ssl.create_default_context()
@@ -179,7 +183,8 @@ class Client:
     def _trust(self, origin: Origin, by: Origin, patterns: tuple[str, ...]) -> _Trust:
         if origin.host in self._hosts:
             return _Trust(origin.host)
-        trust = _Trust(None, by.host in self._private_hosts or matches(origin.host, patterns))
+        private = self._met.get(by.host) == {Reach.PRIVATE}  # an answer of DNS that changes makes no upstream private
+        trust = _Trust(None, private or matches(origin.host, patterns))
         try:
             trust.check(literal_reach(origin.host))
         except AddressRefused as error:
@@ -217,6 +222,6 @@ class Client:
         if direct:
             found = reach(str(info[4][0]))
             trust.check(found)
-            if trust.host is not None and found is not Reach.PUBLIC:
-                self._private_hosts.add(trust.host)
+            if trust.host is not None:
+                self._met.setdefault(trust.host, set()).add(found)
         return socket.socket(info[0], info[1], info[2])

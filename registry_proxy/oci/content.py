@@ -10,6 +10,7 @@ import msgspec
 
 from registry_proxy.errors import DigestInvalid, ManifestInvalid
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -30,6 +31,10 @@ ACCEPT: Final = ", ".join(
 
 MAX_MANIFEST: Final = 4 << 20
 """Bytes: what the distribution spec obliges registries to accept, and where clients stop reading."""
+
+
+_BEYOND = 1 << 63
+"""Bytes that nothing has: a size from here on is nonsense."""
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -75,14 +80,11 @@ class HintedBlob(msgspec.Struct, frozen=True):
     size: int
 
 
-_decoder = msgspec.json.Decoder(Manifest)
-
-
 def parse_manifest(body: bytes) -> Manifest:
     """The parts of a manifest that guide the proxy; raises ManifestInvalid if it is not a JSON object of that shape."""
     try:
-        return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode(body, Manifest)
+    except Unreadable as error:
         raise ManifestInvalid(f"not a manifest: {error}") from error
 
 
@@ -93,5 +95,5 @@ def blobs(manifest: Manifest) -> Iterator[HintedBlob]:
             digest = Digest.parse(descriptor.digest)
         except DigestInvalid:
             continue
-        if descriptor.size >= 0:
+        if 0 <= descriptor.size < _BEYOND:
             yield HintedBlob(digest, descriptor.size)

@@ -1,7 +1,6 @@
-"""Where a request may go: origins of URLs, redirects from an upstream, and the token realms it may name.
+"""Where a request may go: origins of URLs, and redirects from an upstream.
 
-An upstream is only half trusted. It may send us to its storage, but not into the network we live in, and our password goes
-to nobody but its own token server (golang/vulndb#5094 is what happens otherwise).
+An upstream is only half trusted. It may send us to its storage, but not into the network we live in.
 """
 
 import ipaddress
@@ -94,30 +93,9 @@ def redirect_target(upstream: Origin, base: str, location: str, patterns: Iterab
     return target
 
 
-def check_realm(upstream: Origin, realm: str, patterns: Iterable[str]) -> Origin:
-    """The origin of the token realm that an upstream names; raises UpstreamBroken unless it may see our credentials.
-
-    It may on the upstream's own host, on a host whose last two labels are the same, and on those that ``patterns`` lists;
-    over https unless the upstream is http.
-    """
-    origin = Origin.of(realm)
-    if origin.scheme == "http" and upstream.scheme == "https":
-        raise UpstreamBroken(f"{upstream} names the token realm {origin}, which is not https")
-    if origin.host == upstream.host or _same_domain(origin.host, upstream.host) or matches(origin.host, patterns):
-        return origin
-    raise UpstreamBroken(f"{upstream} names the token realm {origin} of another domain, which realms does not list")
-
-
 def matches(host: str, patterns: Iterable[str]) -> bool:
     """True if a host (lower case) matches one of these fnmatch patterns."""
     return any(fnmatchcase(host, pattern.lower()) for pattern in patterns)
-
-
-def _same_domain(one: str, other: str) -> bool:
-    if literal_reach(one) or literal_reach(other):
-        return False
-    labels = one.rstrip(".").split(".")[-2:]
-    return len(labels) == 2 and labels == other.rstrip(".").split(".")[-2:]
 
 
 def _joined(base: str, location: str) -> str:

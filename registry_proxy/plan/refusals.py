@@ -18,6 +18,7 @@ from registry_proxy.errors import (
     UpstreamFailed,
     UpstreamUnreachable,
 )
+from registry_proxy.oci.foreign import Unreadable, decode
 
 MAX_RETRY_AFTER = 10.0
 """Seconds that an exchange waits for a busy upstream by itself; a client is told to come back for anything longer."""
@@ -29,9 +30,6 @@ class _Error(msgspec.Struct):
 
 class _Errors(msgspec.Struct):
     errors: list[_Error] = []
-
-
-_decoder = msgspec.json.Decoder(_Errors)
 
 
 def refusal(
@@ -63,8 +61,8 @@ def refusal(
 def _codes(body: bytes) -> set[str]:
     """The OCI error codes in a body (distribution-spec, "Error Codes"); none if it is something else."""
     try:
-        return {error.code for error in _decoder.decode(body).errors}
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {error.code for error in decode(body, _Errors).errors}
+    except Unreadable:
         return set()
 
 
@@ -75,7 +73,7 @@ def parse_retry_after(header: str | None, now: datetime) -> float | None:
         return float(text[:9])
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max((when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds(), 0.0)
 

@@ -85,6 +85,8 @@ class Target:
 
 def split(raw: str) -> tuple[str, str]:
     """Path and query of a request target in origin form or absolute form (RFC 9112 §3.2); raises BadRequest for others."""
+    if not raw.isascii():
+        raise BadRequest("a URL has no other characters than those of ASCII (RFC 3986 §2)")
     path, _, query = raw.partition("?")
     if path.startswith("/"):
         return path, query

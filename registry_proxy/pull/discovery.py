@@ -8,6 +8,7 @@ import msgspec
 from registry_proxy.config import Policy, Upstream
 from registry_proxy.errors import CatalogDisabled, ManifestUnknown, NameUnknown, Offline, UpstreamBroken
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.oci.names import Repository, SourceHost, Tag
 from registry_proxy.pull.manifests import Manifests
 from registry_proxy.sources.registry import NamePage, Registry
@@ -80,11 +81,16 @@ class Discovery:
                 body = (await self._manifests.get(upstream, repository, tag)).body
             except (ManifestUnknown, NameUnknown):
                 return []
-        try:
-            return msgspec.json.decode(body, type=_Index).manifests or []
-        except msgspec.DecodeError as error:
-            raise UpstreamBroken(f"{upstream} sent referrers that are no image index: {error}") from error
+        return _descriptors(body, upstream)
 
     def _not_offline(self) -> None:
         if self._policy.offline:
             raise Offline("the proxy is offline, and lists are not kept")
+
+
+def _descriptors(body: bytes, upstream: SourceHost) -> list[dict[str, Any]]:
+    """The descriptors of an image index as they stand there; raises UpstreamBroken."""
+    try:
+        return decode(body, _Index).manifests or []
+    except Unreadable as error:
+        raise UpstreamBroken(f"{upstream} sent referrers that are no image index: {error}") from error

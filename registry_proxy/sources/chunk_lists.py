@@ -9,13 +9,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-import msgspec
-
 from registry_proxy.errors import RegistryProxyError, UpstreamBroken
 from registry_proxy.net.forward import Fetched, ForwardProxies
 from registry_proxy.net.hops import via
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.plan.chunk_objects import NAMESPACE, REPOSITORY, ChunkHashes, ChunkName
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.sources.base import BlobPlace
@@ -86,7 +85,7 @@ class ChunkLists:
             except RegistryProxyError:
                 continue
             if answer.status == 200:
-                return self._keep(place.digest, msgspec.json.decode(answer.body, type=ChunkHashes))
+                return self._keep(place.digest, _hashes(answer.body))
         return None
 
     def _keep(self, digest: Digest, hashes: ChunkHashes) -> ChunkHashes:
@@ -99,7 +98,11 @@ class ChunkLists:
 
 async def _check(answer: Fetched) -> None:
     if answer.status == 200:
-        try:
-            msgspec.json.decode(answer.body, type=ChunkHashes)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UpstreamBroken(f"not a list of chunk hashes: {error}") from error
+        _hashes(answer.body)
+
+
+def _hashes(body: bytes) -> ChunkHashes:
+    try:
+        return decode(body, ChunkHashes)
+    except Unreadable as error:
+        raise UpstreamBroken(f"not a list of chunk hashes: {error}") from error

@@ -15,6 +15,7 @@ from registry_proxy.net.response import Response
 from registry_proxy.net.upstream import Ask, UpstreamClient
 from registry_proxy.oci import content
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.oci.names import Reference, Repository, SourceHost
 from registry_proxy.plan.content_range import parse_content_range
 from registry_proxy.plan.ratelimit import RateLimit
@@ -212,6 +213,6 @@ def _said_digest(response: Response) -> Digest | None:
 
 def _decode(body: bytes, kind: type[_T], complaint: str) -> _T:
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode(body, kind)
+    except Unreadable as error:
         raise UpstreamBroken(f"{complaint}: {error}") from error

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from registry_proxy import config
+from registry_proxy.oci.foreign import printable
 
 REQUEST: Final[ContextVar[str | None]] = ContextVar("request", default=None)
 """The id of the request being answered: on every line that is logged on its behalf, flights it started included."""
@@ -22,6 +23,7 @@ _SECRETS: Final = frozenset({"authorization", "password", "token", "secret", "cr
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 Event = MutableMapping[str, Any]
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def configure(settings: config.Logging, stream: BinaryIO | None = None, process: str | None = None) -> None:
@@ -62,9 +64,17 @@ class _Logger(structlog.BoundLoggerBase):
 def _renderers(*, text: bool, colors: bool) -> list[structlog.typing.Processor]:
     if text:
         console = structlog.dev.ConsoleRenderer(colors=colors)
-        return [lambda logger, name, event: console(logger, name, event).encode()]
-    encoder = msgspec.json.Encoder(enc_hook=str)
-    return [structlog.processors.format_exc_info, lambda _logger, _name, event: encoder.encode(event)]
+        return [lambda logger, name, event: console(logger, name, event).encode(errors="backslashreplace")]
+    return [structlog.processors.format_exc_info, _json]
+
+
+def _json(_logger: object, _name: str, event: Event) -> bytes:
+    try:
+        return _encode(event)
+    except UnicodeEncodeError:  # something that a stranger sent as text and that is none
+        return _encode(
+            {key: printable(value if isinstance(value, str) else repr(value)) for key, value in event.items()}
+        )
 
 
 def _of_process(name: str) -> structlog.typing.Processor:

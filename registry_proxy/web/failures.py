@@ -15,13 +15,14 @@ from registry_proxy.errors import (
     WriteRefused,
     answer,
 )
+from registry_proxy.oci.foreign import printable
 from registry_proxy.web.exchange import Exchange
 
 
 def response(exchange: Exchange, error: RegistryProxyError) -> web.Response:
     """The answer that ``errors.ANSWERS`` has for this failure, with the headers that belong to it."""
     row = answer(error)
-    text = str(error)
+    text = printable(str(error))
     if row.code is None:
         return exchange.answer(
             row.status, ("Content-Type", "text/plain; charset=utf-8"), *_own(error), body=f"{text}\n".encode()

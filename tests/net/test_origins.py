@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_proxy.errors import UpstreamBroken
-from registry_proxy.plan.origins import Origin, Reach, check_realm, reach, redirect_target
+from registry_proxy.plan.origins import Origin, Reach, reach, redirect_target
+from registry_proxy.plan.realms import check_realm
 
 HTTPS = Origin("https", "registry.example.org", 443)
 HTTP = Origin("http", "registry.example.org", 80)
@@ -94,6 +95,7 @@ def test_listed_redirect_hosts() -> None:
         ("https://gitlab.example", "https://gitlab.example/jwt/auth", ()),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5001/token", ()),
         ("http://registry.example", "https://registry.example/token", ()),
+        ("https://registry.example.co.uk", "https://auth.example.co.uk/token", ()),
         ("https://registry.example", "https://login.other.test/token", ("login.other.*",)),
     ],
 )
@@ -112,6 +114,9 @@ def test_realms_that_may_see_our_credentials(upstream: str, realm: str, patterns
         ("http://127.0.0.1:5000", "http://10.1.0.1/token"),
         ("http://127.0.0.1:5000", "http://127.0.0.2:5000/token"),
         ("http://localhost", "http://evil.localhost/token"),
+        ("https://registry.example.co.uk", "https://evil.co.uk/token"),
+        ("https://mine.github.io", "https://evil.github.io/token"),
+        ("https://registry.farm", "https://evil.farm/token"),
         ("https://registry.example", "not a url"),
     ],
 )

@@ -58,6 +58,15 @@ def test_text_for_people(out: io.BytesIO) -> None:
     assert not out.getvalue().startswith(b"{")
 
 
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_what_is_no_text_is_spelt_out(out: io.BytesIO, format_: str) -> None:
+    """Bytes of a stranger's header that are no text cost no line: they are written as escapes."""
+    logs.configure(Logging(format=format_), out)  # type: ignore[arg-type]
+    structlog.get_logger().info("upstream.said", error="a\udcffb", words=["\udcff"])
+    assert b"upstream.said" in out.getvalue()
+    assert b"udcffb" in out.getvalue()
+
+
 def test_library_warnings_and_tracebacks(out: io.BytesIO) -> None:
     """What libraries log comes out the same way, with the traceback in the line."""
     logs.configure(Logging(format="json"), out)

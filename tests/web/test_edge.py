@@ -232,6 +232,14 @@ async def test_stop_cuts_what_does_not_finish(start: StartFace, heart: MemoryHea
     assert blob.faults.left.is_set()
 
 
+async def test_a_failure_may_name_what_is_no_text(wire: Wire, heart: MemoryHeart) -> None:
+    """Bytes of an upstream's header that are no text are spelt out in the answer, which arrives."""
+    heart.error = UpstreamUnreachable("it says a\udcffb")
+    answer = await wire.ask("/v2/a/manifests/latest?ns=registry.test")
+    assert (answer.status, answer.complete) == (502, True)
+    assert b"udcffb" in answer.body
+
+
 async def test_denied_is_passed_on(wire: Wire, heart: MemoryHeart) -> None:
     """An upstream's refusal is an answer: 403, and no challenge that would make a client send its secret."""
     heart.error = Denied("no")

@@ -14,6 +14,7 @@ from registry_proxy.errors import ManifestInvalid
 from registry_proxy.lazy.convert.values import ConvertedLayer
 from registry_proxy.oci.content import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 
 SOURCE_DIGEST: Final = "registry-proxy/source.digest"
 """Annotation of a converted layer, manifest or index: the digest of what it is a copy of."""
@@ -161,9 +162,6 @@ def _annotations(described: Document) -> dict[str, str]:
 
 def _decoded(body: bytes) -> Document:
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ManifestInvalid(f"not a JSON document: {error}") from error
-    if not isinstance(document, dict):
-        raise ManifestInvalid("not a JSON object")
-    return document
+        return decode(body, Document)
+    except Unreadable as error:
+        raise ManifestInvalid(f"not a JSON object: {error}") from error

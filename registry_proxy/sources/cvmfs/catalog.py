@@ -19,6 +19,10 @@ from registry_proxy.sources.cvmfs.hashes import Algorithm, ContentHash
 
 _DIRECTORY, _MOUNT_POINT, _FILE, _SYMLINK, _SPECIAL, _CHUNKED, _EXTERNAL = 1, 2, 4, 8, 16, 64, 128
 _PAGE_CACHE_KIB = 512
+_STEPS, _TURNS = 100_000, 100
+"""Steps of SQLite's machine: a look-up takes some hundred, a view that somebody made a table of may have no end."""
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What a broken file is answered with; the second is an error of SQLite whose text names something that is no text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,14 @@ def _open(file: Path) -> sqlite3.Connection:
     uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-    except sqlite3.Error as error:
+    except _UNREADABLE as error:
         raise UpstreamBroken(f"the catalog cannot be read: {error}") from error
+    turns = iter(range(_TURNS))
+    connection.set_progress_handler(lambda: next(turns, None) is None, _STEPS)
     try:
         connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
         connection.execute("PRAGMA trusted_schema = OFF")
-    except sqlite3.Error as error:
+    except _UNREADABLE as error:
         connection.close()
         raise UpstreamBroken(f"the catalog cannot be read: {error}") from error
     return connection
@@ -114,7 +120,7 @@ def _open(file: Path) -> sqlite3.Connection:
 def _all(connection: sqlite3.Connection, query: str, values: Sequence[int | str]) -> list[tuple[object, ...]]:
     try:
         return connection.execute(query, values).fetchall()
-    except sqlite3.Error as error:
+    except _UNREADABLE as error:
         raise UpstreamBroken(f"the catalog cannot be read: {error}") from error
 
 
