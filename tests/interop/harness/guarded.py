@@ -27,7 +27,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 SIGNATURE = "application/vnd.example.signature"
 ACCEPT = f"{MANIFEST}, {INDEX}"
-LAYER_SIZE = (3 << 19) + 7  # two chunks, the last one short
+LAYER_SIZE = (3 << 15) + 7  # bytes; two chunks of 64 KiB, the last one short
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Stored:
     @property
     def digest(self) -> str:
         return sha256(self.manifest)
+
+    @property
+    def layer_digest(self) -> str:
+        return sha256(self.layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,248 @@
+"""Who gets what, cell by cell: user, repository, what is asked for, cold or cached, access mode; before a real registry with tokens.
+
+The registry has a private repository of alice's and a public one for every cell of its own, so that a cold one is cold. `EXPECTED` says
+who may read what; a cell passes if those who may get the right bytes, and all others get a refusal without one of them.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.interop.conftest import short_directory
+from tests.interop.harness.guarded import OWNER, Answer, Site, Stored, exchange, guarded
+from tests.interop.harness.login import Client
+from tests.interop.harness.proxy import Proxy, registry_proxy
+from tests.interop.harness.rights import Rights
+
+CHUNK = 64 << 10
+PASSWORDS = {"alice": "wonder-land", "bob": "builder-bob"}
+USERS = {
+    "nobody": Client(),
+    "alice": Client("alice", PASSWORDS["alice"]),
+    "bob": Client("bob", PASSWORDS["bob"]),
+    "mallory": Client("alice", "guessed"),
+    "alice, unasked": Client("alice", PASSWORDS["alice"], unasked=True),
+}
+KINDS = (
+    "manifest by tag", "manifest by digest", "blob", "range", "config", "referrers", "tags", "chunk object", "chunk hashes",
+)  # fmt: skip
+REFUSED = {401, 403, 404}
+CONFIG = """
+[store]
+chunk_size = {chunk}
+[upstream."{source}"]
+urls = ["{url}"]
+{more}
+"""
+SOURCE = "guarded.example"
+DIGEST = re.compile(rb"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the upstream is configured, and who may read a private repository through it (a public one is for everybody)."""
+
+    name: str
+    config: str
+    private: frozenset[str] = frozenset()
+
+
+ACCOUNT = """
+account = { username = "alice", password = "wonder-land" }
+repositories = ["private/*"]
+"""
+EXPECTED = [
+    Mode("open", ""),
+    Mode("open with an account", ACCOUNT, frozenset(USERS)),
+]
+
+
+@dataclass
+class Setting:
+    """A registry with repositories, and the proxy in front of it. `warm`: repositories that were pulled before, by who may."""
+
+    mode: Mode
+    site: Site
+    proxy: Proxy
+    stored: dict[str, Stored] = field(default_factory=dict)
+    warmed: set[str] = field(default_factory=set)
+    seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def repository(self, visibility: str, name: str) -> Stored:
+        """A repository with an image of its own."""
+        path = f"{visibility}/{name}"
+        if path not in self.stored:
+            self.stored[path] = self.site.push(path, next(self.seeds))
+        return self.stored[path]
+
+    def warm(self, stored: Stored) -> None:
+        """Everything of a repository is pulled once by somebody who may; nothing, if nobody may."""
+        users = ["nobody"] if stored.repository.startswith("open/") else sorted(self.mode.private)[:1]
+        for user, kind in itertools.product(users, KINDS) if stored.repository not in self.warmed else ():
+            ask(self.proxy, stored, kind, USERS[user])
+        self.warmed.add(stored.repository)
+
+
+@pytest.fixture(scope="module", params=EXPECTED, ids=lambda mode: mode.name)
+def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
+    """The proxy in this mode, before a registry where alice may read what is below `private/` and everybody what is below `open/`."""
+    rights = Rights(dict(PASSWORDS), {"open/*"})
+    rights.allow("alice", "private/*")
+    with (
+        short_directory() as work,
+        guarded(work, rights) as site,
+        registry_proxy(work / "proxy", {}, *configured(work, site, request.param.config)) as proxy,
+    ):
+        yield Setting(request.param, site, proxy)
+
+
+def configured(work: Path, site: Site, more: str) -> tuple[str, Path]:
+    """The arguments that name a configuration file with this upstream."""
+    file = work / "proxy.toml"
+    file.write_text(CONFIG.format(chunk=CHUNK, source=SOURCE, url=site.url, more=more), encoding="utf-8")
+    return ("--config", file)
+
+
+def ask(proxy: Proxy, stored: Stored, kind: str, client: Client) -> Answer:
+    """What somebody is told who asks for this."""
+    url, headers = request_for(stored, kind)
+    return client.get(f"{proxy.url}{url}", headers)
+
+
+def request_for(stored: Stored, kind: str) -> tuple[str, dict[str, str]]:
+    """The path and headers of a request."""
+    base = f"/v2/{SOURCE}/{stored.repository}"
+    chunk = f"/chunks/v1/{stored.layer_digest.replace(':', '/')}/{CHUNK}"
+    where = {"OCI-Namespace": SOURCE, "OCI-Repository": stored.repository}
+    config = json.loads(stored.manifest)["config"]["digest"]
+    requests: dict[str, tuple[str, dict[str, str]]] = {
+        "manifest by tag": (f"{base}/manifests/latest", {}),
+        "manifest by digest": (f"{base}/manifests/{stored.digest}", {}),
+        "blob": (f"{base}/blobs/{stored.layer_digest}", {}),
+        "range": (f"{base}/blobs/{stored.layer_digest}", {"Range": "bytes=70000-70099"}),
+        "config": (f"{base}/blobs/{config}", {}),
+        "referrers": (f"{base}/referrers/{stored.digest}", {}),
+        "tags": (f"{base}/tags/list", {}),
+        "chunk object": (f"{chunk}/0", where),
+        "chunk hashes": (f"{chunk}/hashes", where),
+    }
+    return requests[kind]
+
+
+def is_right(stored: Stored, kind: str, answer: Answer) -> bool:
+    """Whether this is what the repository has."""
+    if answer.status not in {200, 206}:
+        return False
+    match kind:
+        case "manifest by tag" | "manifest by digest":
+            return answer.body == stored.manifest
+        case "blob":
+            return answer.body == stored.layer
+        case "range":
+            return answer.body == stored.layer[70000:70100]
+        case "config":
+            return answer.body == stored.config
+        case "referrers":
+            return len(json.loads(answer.body)["manifests"]) == 1
+        case "tags":
+            return bool("latest" in json.loads(answer.body)["tags"])
+        case "chunk object":
+            return answer.body == stored.layer[:CHUNK]
+        case _:
+            return bool(json.loads(answer.body)["size"] == len(stored.layer))
+
+
+def leaks(stored: Stored, answer: Answer) -> bool:
+    """Whether an answer is none of a refusal's, or has 32 bytes in a row of a repository's content (digests apart: its asker has them)."""
+    body = DIGEST.sub(b"", answer.body)
+    contents = (DIGEST.sub(b"", content) for content in (stored.layer, stored.manifest, stored.config, stored.referrer))
+    known = {content[at : at + 32] for content in contents for at in range(len(content) - 31)}
+    return answer.status < 400 or any(body[at : at + 32] in known for at in range(len(body)))
+
+
+def may(mode: Mode, user: str, stored: Stored, kind: str) -> bool:
+    """Whether this cell is to be a yes. Chunk objects go to parents' clients, who have no names: public content only."""
+    if stored.repository.startswith("open/"):
+        return True
+    return user in mode.private and not kind.startswith("chunk")
+
+
+def check(setting: Setting, user: str, stored: Stored, kind: str, *, cold: bool) -> None:
+    answer = ask(setting.proxy, stored, kind, USERS[user])
+    if kind == "chunk hashes" and cold and answer.status == 404:
+        return  # nobody has verified this blob yet
+    if may(setting.mode, user, stored, kind):
+        assert is_right(stored, kind, answer), (answer.status, answer.body[:300])
+    else:
+        assert answer.status in REFUSED, (answer.status, answer.body[:300])
+        assert not leaks(stored, answer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("visibility", ["open", "private"])
+def test_cold(setting: Setting, visibility: str, user: str, kind: str) -> None:
+    """Of what the proxy has never seen, everybody gets what the registry would give them in this mode, and nothing else."""
+    name = f"{user}-{kind}".replace(" ", "-").replace(",", "")
+    check(setting, user, setting.repository(visibility, name), kind, cold=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("visibility", ["open", "private"])
+def test_cached(setting: Setting, visibility: str, user: str, kind: str) -> None:
+    """Of what others have pulled before, everybody gets the same as if nobody had."""
+    stored = setting.repository(visibility, "cached")
+    setting.warm(stored)
+    check(setting, user, stored, kind, cold=False)
+
+
+def test_passwords_go_nowhere(setting: Setting) -> None:
+    """No password is in the log, and where the mode asks no client for one, none of theirs was sent to the registry's token server."""
+    assert not any(password in setting.proxy.log for password in PASSWORDS.values())
+    ours = {"alice"} if setting.mode.config == ACCOUNT else set()
+    assert set(setting.site.tokens.who) <= {None, OWNER} | ours
+
+
+def test_a_manifest_opens_nothing(setting: Setting) -> None:
+    """Who pushes a manifest that names a private blob gets nothing of it, cached or not: what a manifest says is no proof."""
+    for warm in (False, True):
+        secret = setting.repository("private", f"named-{warm:d}")
+        if warm:
+            setting.warm(secret)
+        thief = f"open/thief-{warm:d}"
+        setting.site.claim(thief, secret)
+        for user, path in itertools.product(("nobody", "bob"), (thief, f"open/other-{warm:d}")):
+            base = f"{setting.proxy.url}/v2/{SOURCE}/{path}"
+            assert USERS[user].get(f"{base}/manifests/latest").status == (200 if path == thief else 404)
+            for headers in ({}, {"Range": "bytes=0-99"}):
+                answer = USERS[user].get(f"{base}/blobs/{secret.layer_digest}", headers)
+                assert answer.status in REFUSED
+                assert not leaks(secret, answer)
+            answer = USERS[user].get(f"{base}/manifests/{secret.digest}")
+            assert answer.status in REFUSED
+            chunk = f"{setting.proxy.url}/chunks/v1/{secret.layer_digest.replace(':', '/')}/{CHUNK}/0"
+            answer = exchange("GET", chunk, {"OCI-Namespace": SOURCE, "OCI-Repository": path})
+            assert answer.status in REFUSED
+            assert not leaks(secret, answer)
+
+
+@pytest.mark.parametrize("kind", ["blob", "range", "manifest by digest"])
+def test_a_digest_alone_opens_nothing(setting: Setting, kind: str) -> None:
+    """Through another repository, which its asker may read, a private digest is not found; without a source host neither, unless the
+    asker may read the repository that has it."""
+    secret, public = setting.repository("private", "cached"), setting.repository("open", "cached")
+    setting.warm(secret)
+    path, headers = request_for(secret, kind)
+    for user, other in itertools.product(("nobody", "bob"), (public.repository, "library/alpine")):
+        prefixes = [f"/v2/{SOURCE}/{other}"] + ([] if user in setting.mode.private else [f"/v2/{other}"])
+        for prefix in prefixes:
+            renamed = path.replace(f"/v2/{SOURCE}/{secret.repository}", prefix)
+            answer = USERS[user].get(f"{setting.proxy.url}{renamed}", headers)
+            assert answer.status >= 400, prefix
+            assert not leaks(secret, answer)
