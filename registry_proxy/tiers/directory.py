@@ -73,10 +73,23 @@ class Directory:
 
     layout: Layout
     left: State | None
+    chunk_size: int
+    lock: "Lock"
 
     def write_state(self, state: State) -> None:
-        """Replace the state; raises OSError."""
-        _replace(self.layout.state, msgspec.json.encode(state), durable=False)
+        """Replace the state; raises OSError.
+
+        It is on disk when this returns: the accounts would be believed after a power cut that left a clean state of before.
+        """
+        _replace(self.layout.state, msgspec.json.encode(state))
+
+    def make_again(self) -> None:
+        """Make a directory that was removed under the running instance, and lock it anew; raises OSError or StoreUnusable."""
+        _create(self.layout.root)
+        self.lock.take_again()
+        _check_format(self.layout, self.chunk_size)
+        for needed in (self.layout.chunks, self.layout.temporary):
+            needed.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -87,14 +100,16 @@ def opened(path: Path, chunk_size: int) -> Iterator[Directory]:
     _create(layout.root)
     if not layout.format.exists():
         _refuse_foreign(layout)
-    with _locked(layout):
+    lock = Lock(layout)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
         fresh = _check_format(layout, chunk_size)
         walk.sweep(layout.temporary)
         for needed in (layout.chunks, layout.temporary):
             with contextlib.suppress(OSError):  # a read-only store still serves what it has
                 needed.mkdir(mode=0o700, exist_ok=True)
         left = State(clean=True, bytes=0) if fresh else _read_state(layout.state)
-        directory = Directory(layout, left)
+        directory = Directory(layout, left, chunk_size, lock)
         if left is not None and left.clean:
             with contextlib.suppress(OSError):
                 directory.write_state(State(clean=False, bytes=left.bytes))
@@ -149,24 +164,47 @@ def _create(root: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
+class Lock:
+    """The lock on a store's directory, which keeps other instances out for as long as the directory is there."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._descriptor = _taken(layout)
+
+    def holds(self) -> bool:
+        """False once the directory, or the lock's file in it, was removed: another instance may be there by now."""
+        try:
+            there = os.stat(self._layout.lock)  # noqa: PTH116
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError)
+        return os.path.samestat(there, os.fstat(self._descriptor))
+
+    def take_again(self) -> None:
+        """Lock the directory that is there now; raises StoreUnusable."""
+        descriptor = _taken(self._layout)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let others in."""
+        os.close(self._descriptor)
+
+
+def _taken(layout: Layout) -> int:
     descriptor = _open_lock(layout)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StoreUnusable(
-                f"store {layout.root} is in use by another instance (process {owner}): "
-                "stop that one, or choose another with --store DIR"
-            ) from error
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
+        raise StoreUnusable(
+            f"store {layout.root} is in use by another instance (process {owner}): "
+            "stop that one, or choose another with --store DIR"
+        ) from error
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
 
 
 def _open_lock(layout: Layout) -> int:
@@ -216,7 +254,7 @@ def _refuse_foreign(layout: Layout) -> None:
 def _begin(layout: Layout, chunk_size: int) -> None:
     _make_private(layout.root)
     try:
-        _replace(layout.format, msgspec.json.encode(Format(VERSION, int(chunk_size))), durable=True)
+        _replace(layout.format, msgspec.json.encode(Format(VERSION, int(chunk_size))))
     except OSError as error:
         raise StoreUnusable(
             f"store {layout.root} cannot be written ({error.strerror}): make room, or choose another"
@@ -240,12 +278,16 @@ def _read_state(path: Path) -> State | None:
         return None
 
 
-def _replace(path: Path, content: bytes, *, durable: bool) -> None:
-    """Write a small file so that it is seen whole or not at all; ``durable``: also after a power cut."""
+def _replace(path: Path, content: bytes) -> None:
+    """Write a small file so that it is seen whole or not at all, also after a power cut."""
     new = path.with_name(path.name + ".new")
     with new.open("wb") as file:
         file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

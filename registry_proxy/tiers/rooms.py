@@ -57,7 +57,7 @@ class Rooms:
 
     async def _make_room(self, want: int) -> bool:
         for _ in range(_ATTEMPTS):
-            free, total = await self._threads.run(disk_space, self._directory.layout)
+            free, total = await self._disk_space()
             need = self._space.shortfall(want, free, total)
             if need <= 0:
                 return True
@@ -67,6 +67,16 @@ class Rooms:
             elif not await self._counted_meanwhile():
                 return False
         return False
+
+    async def _disk_space(self) -> tuple[int, int]:
+        """As ``disk_space``; the store's directory is made again if it is gone. Raises OSError, StoreUnusable."""
+        found = await self._threads.run(_own_space, self._directory)
+        if found is None:
+            await self._threads.run(self._directory.make_again)
+            _log.warning("store.made_again", directory=str(self._directory.layout.root))
+            self._noted = 0
+            found = await self._threads.run(disk_space, self._directory.layout)
+        return found
 
     async def _counted_meanwhile(self) -> bool:
         """After an unclean start the sums are too high until the files are counted: wait a little for that."""
@@ -108,6 +118,11 @@ def disk_space(layout: Layout) -> tuple[int, int]:
     """Bytes free for us and bytes in all on the store's file system; raises OSError."""
     found = os.statvfs(layout.root)
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def _own_space(directory: Directory) -> tuple[int, int] | None:
+    """As ``disk_space``, or None if the directory is not this instance's any more."""
+    return disk_space(directory.layout) if directory.lock.holds() else None
 
 
 def _remove_groups(layout: Layout, keys: Sequence[GroupKey]) -> list[GroupKey]:

@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from registry_proxy import config
-from registry_proxy.errors import StoreBroken, StoreTrouble
+from registry_proxy.errors import StoreBroken, StoreTrouble, StoreUnusable
 from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.tiers import chunkfile, directory, walk
@@ -141,7 +141,7 @@ class ChunkStore:
                     await self._settle_limit()
                 await self._rooms.trim()
                 await self.save()
-            except OSError as error:
+            except (OSError, StoreUnusable) as error:
                 self._health.complain("store.untended", error)
             self._files.age()
             await asyncio.sleep(_TENDING)
@@ -267,7 +267,7 @@ class ChunkStore:
             return None
         try:
             return await self._threads.finish(self._rooms.reserve(nbytes, digest), _ROOM_PATIENCE, _release)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, StoreUnusable) as error:
             self._health.refuse(error)
             return None
 
