@@ -24,6 +24,9 @@ LOCK_WAIT: Final = 5.0
 
 _BROKEN_KEPT: Final = 2
 _RETRY: Final = 60.0
+_IMPATIENT: Final = 0.02
+"""Seconds that a statement waits for the lock after one has waited in vain, until a write works again: somebody waits for each."""
+
 _DISK: Final = (OSError, sqlite3.OperationalError, diskcache.Timeout)
 
 
@@ -37,6 +40,7 @@ class RecordFile:
         self._next_try = 0.0
         self._closed = False
         self._complained = False
+        self._impatient = False
 
     @property
     def usable(self) -> bool:
@@ -81,6 +85,7 @@ class RecordFile:
 
     def put(self, items: Iterable[tuple[str, bytes]]) -> None:
         """Write some records in one transaction."""
+        self._notice_removal()
         if self._cache is None and not self._closed and time.monotonic() >= self._next_try:
             self.open()
         cache = self._cache
@@ -91,10 +96,25 @@ class RecordFile:
                 for key, value in items:
                     cache.set(key, value)
             self._complained = False
+            self._be_patient(cache, patient=True)
         except _DISK as error:
             self._complain("records.unwritable", error)
+            self._be_patient(cache, patient=False)
         except sqlite3.DatabaseError as error:
             self._start_anew(error)
+
+    def _be_patient(self, cache: diskcache.Cache, *, patient: bool) -> None:
+        if patient is self._impatient:
+            wait = self._lock_wait if patient else _IMPATIENT
+            with contextlib.suppress(sqlite3.Error):
+                cache._con.execute(f"PRAGMA busy_timeout = {wait * 1000:.0f}")  # noqa: SLF001  # it offers no other way
+                self._impatient = not patient
+
+    def _notice_removal(self) -> None:
+        """What is written to a database whose file was removed is lost when the program ends: open another one."""
+        if self._cache is not None and not (self._directory / diskcache.core.DBNAME).exists():
+            self._let_go()
+            self._next_try = 0.0
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete some records in one transaction."""
@@ -140,6 +160,7 @@ class RecordFile:
             with contextlib.suppress(sqlite3.Error):
                 self._cache.close()
             self._cache = None
+            self._impatient = False
 
     def _complain(self, event: str, error: Exception) -> None:
         """Say so once, until a write works again."""
