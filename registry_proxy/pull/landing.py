@@ -110,6 +110,12 @@ class BlobLanding:
         async with self._lock:
             await self._reject("a reader's own hash")
 
+    async def accept(self, hashes: bytes) -> None:
+        """A reader has hashed every byte and found it right; ``hashes``: the sha-256 of each chunk, in order."""
+        async with self._lock:
+            if not self.verified:
+                await self._remember(hashes)
+
     def _completes(self, index: int) -> bool:
         """True if nothing but this chunk is missing, in the store or in the running hash."""
         missing = self._store.missing(self.digest, self.grid) - (not self._store.has(self.digest, index))

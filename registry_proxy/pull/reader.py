@@ -194,6 +194,7 @@ class Reader:
             self._flights.leave(wish)
         if hasher.hexdigest() != landing.digest.hex:
             await landing.reject()
+        await landing.accept(b"".join(sums[index] for index in range(grid.count)))
 
     # --- read-ahead --------------------------------------------------------------------------------------------------
 
