@@ -83,7 +83,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
     ) -> AsyncIterator[Bench]:
         config = Config(
             store=Store(path=store, limit=limit, chunk_size=chunk_size),
-            upstreams={HOST: Upstream(urls=(upstream.url,), **settings)},
+            upstreams={HOST: Upstream(**{"urls": (upstream.url,), **settings})},
             policy=policy or Policy(),
             server=Server(listen=(address,), drain=1),
             parent=Parent(urls=parents),

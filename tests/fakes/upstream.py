@@ -111,14 +111,7 @@ class FakeUpstream:
 
     async def __aenter__(self) -> Self:
         """Listen on three free ports."""
-        app = web.Application(client_max_size=1 << 20)
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
-        await self._runner.setup()
-        for server in ("registry", "storage", "token"):
-            site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
-            await site.start()
-            self._ports[self._runner.addresses[-1][1]] = server
+        await self._listen(dict.fromkeys(("registry", "storage", "token"), 0))
         return self
 
     async def __aexit__(
@@ -132,6 +125,20 @@ class FakeUpstream:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def come_back(self) -> None:
+        """Listen again, on the same ports."""
+        await self._listen({server: port for port, server in self._ports.items()})
+
+    async def _listen(self, ports: Mapping[str, int]) -> None:
+        app = web.Application(client_max_size=1 << 20)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
+        await self._runner.setup()
+        for server, port in ports.items():
+            site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self.tls)
+            await site.start()
+            self._ports[self._runner.addresses[-1][1]] = server
 
     def url_of(self, server: str) -> str:
         """``http://127.0.0.1:port`` of the registry, storage or token server."""

@@ -11,11 +11,16 @@ SOURCE = "gitlab.example"  # the source host in the image names of the tests
 
 
 class Proxy:
-    """A running proxy that can be stopped, killed and started again at the same address with the same store."""
+    """A running proxy that can be stopped, killed and started again at the same address with the same store.
 
-    def __init__(self, directory: Path, upstreams: Mapping[str, str], *arguments: str | Path) -> None:
+    ``store``: where its store lies; None: in the directory that takes its log.
+    """
+
+    def __init__(
+        self, directory: Path, upstreams: Mapping[str, str], *arguments: str | Path, store: Path | None = None
+    ) -> None:
         self.directory = directory
-        self.store = directory / "store"
+        self.store = store or directory / "store"
         self.address = f"127.0.0.1:{free_port()}"
         named = [f"--upstream={name}={url}" for name, url in upstreams.items()]
         self.command: list[str | Path] = [

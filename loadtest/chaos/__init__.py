@@ -1,0 +1,1 @@
+"""Random faults under clients that check every byte."""
