@@ -1,0 +1,210 @@
+"""Everything that an upstream can do wrong, beside what is cached: right bytes or a failure that shows, soon, and all is well again by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from registry_proxy.config import Policy, Timeouts
+from registry_proxy.plan.chunks import Span
+from tests.fakes.faults import Chunked, Cut, Encoded, Endless, Garbled, Gate, LoginPage, Long, Short, WrongRange
+from tests.fakes.instance import CHUNK, HOST, Benches, noise
+from tests.fakes.upstream import REPOSITORY, FakeUpstream
+from tests.faults.conftest import QUICKLY, right, right_at_last
+
+WARM, COLD, HALF = noise(3 * CHUNK + 5, 1), noise(9 * CHUNK + 7, 2), noise(8 * CHUNK, 3)
+TIMEOUTS = Timeouts(connect=1, header=0.3, idle=0.3)
+Fault = Callable[[FakeUpstream], AsyncIterator[None]]
+
+
+async def refuses(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """No connection is taken."""
+    await upstream.stop()
+    yield
+    await upstream.come_back()
+
+
+async def says_nothing(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """Requests are not answered."""
+    upstream.hold("blob")
+    yield
+    upstream.heal()
+
+
+async def hangs_up(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """Connections are closed instead of answers."""
+    upstream.drop("blob")
+    yield
+    upstream.heal()
+
+
+async def stalls(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """Bodies stop after a chunk and a half."""
+    upstream.gate = Gate(released=CHUNK + CHUNK // 2)
+    yield
+    upstream.gate = None
+
+
+async def is_slow(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """Bodies trickle."""
+    upstream.bytes_per_second, upstream.piece = 2_000_000, 10_000
+    yield
+    upstream.bytes_per_second = None
+
+
+async def redirects_for_ever(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """Each blob leads to itself."""
+    upstream.fail("blob", 307, headers={"Location": f"{upstream.url}/v2/{REPOSITORY}/blobs/sha256:{'0' * 64}"})
+    yield
+    upstream.heal()
+
+
+async def forgets_its_signatures(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """Blobs lie elsewhere, and the signed URLs given out have expired."""
+    upstream.redirect = True
+    upstream.expire_signatures()
+    yield
+    upstream.redirect = False
+
+
+async def has_another_validator(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """The ETag of everything has changed."""
+    upstream.etag = '"another"'
+    yield
+    upstream.etag = None
+
+
+async def loses_its_ranges(upstream: FakeUpstream) -> AsyncIterator[None]:
+    """200 with everything, or 206, by turns."""
+    upstream.ranges = not upstream.ranges
+    yield
+    upstream.ranges = not upstream.ranges
+
+
+def answers(status: int) -> Fault:
+    """This status to every blob."""
+
+    async def fault(upstream: FakeUpstream) -> AsyncIterator[None]:
+        upstream.fail("blob", status, headers={"Retry-After": "1"} if status == 429 else {})
+        yield
+        upstream.heal()
+
+    fault.__name__ = f"answers_{status}"
+    return fault
+
+
+def sends(spoiled: object) -> Fault:
+    """Every body goes wrong in this way."""
+
+    async def fault(upstream: FakeUpstream) -> AsyncIterator[None]:
+        upstream.spoil(spoiled)  # type: ignore[arg-type]
+        yield
+        upstream.heal()
+
+    fault.__name__ = repr(spoiled)
+    return fault
+
+
+FAULTS: list[Fault] = [
+    refuses,
+    says_nothing,
+    hangs_up,
+    stalls,
+    is_slow,
+    redirects_for_ever,
+    forgets_its_signatures,
+    has_another_validator,
+    loses_its_ranges,
+    *(answers(status) for status in (401, 403, 404, 408, 416, 429, 500, 502, 503, 504)),
+    *map(
+        sends,
+        (
+            Cut(after=CHUNK + 3),
+            Cut(after=0),
+            Short(by=10),
+            Long(by=10),
+            Endless(),
+            Garbled(),
+            WrongRange("bytes 7-9/1000"),
+            WrongRange("nonsense"),
+            Encoded(),
+            Chunked(),
+            LoginPage(),
+        ),
+    ),
+]
+
+
+@pytest.fixture(params=[True, False], ids=["ranged", "range-less"])
+def either(request: pytest.FixtureRequest, upstream: FakeUpstream) -> FakeUpstream:
+    """An upstream with ranges, and one without."""
+    upstream.ranges = request.param
+    return upstream
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_what_is_cached_goes_on_and_what_is_not_fails_visibly_or_comes(
+    bench: Benches, either: FakeUpstream, fault: Fault
+) -> None:
+    """Hits do not notice; whoever misses gets right bytes or a failure, quickly; once the upstream is well so is everything."""
+    warm, cold = either.add_blob(WARM), either.add_blob(COLD)
+    async with bench(listen=True, timeouts=TIMEOUTS, policy=Policy(patience=2)) as b:
+        assert await right(b, warm, WARM)
+        async with asynccontextmanager(fault)(either):
+            whole = asyncio.create_task(right(b, cold, COLD))
+            for _ in range(3):
+                assert await right(b, warm, WARM)
+                assert await right(b, warm, WARM, Span(CHUNK - 5, CHUNK + 5))
+            await whole
+        await right_at_last(b, cold, COLD)
+        await right_at_last(b, cold, COLD, Span(5 * CHUNK - 5, 5 * CHUNK + 5))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_a_blob_that_is_half_there_stays_half_there(bench: Benches, upstream: FakeUpstream, fault: Fault) -> None:
+    """Chunks of an unfinished blob are served whatever the upstream does; it is finished when that is well again."""
+    half = upstream.add_blob(HALF)
+    async with bench(listen=True, timeouts=TIMEOUTS, policy=Policy(patience=2)) as b:
+        assert await right(b, half, HALF, Span(0, 2 * CHUNK))
+        sent = upstream.sent(half)
+        async with asynccontextmanager(fault)(upstream):
+            assert await right(b, half, HALF, Span(CHUNK, 2 * CHUNK))
+            assert upstream.sent(half) == sent
+        await right_at_last(b, half, HALF)
+
+
+async def test_a_failure_is_told_to_everybody_who_waits(bench: Benches, upstream: FakeUpstream) -> None:
+    """Fifty clients of a blob whose upstream hangs up all have their failure, and the blob after that."""
+    cold = upstream.add_blob(COLD)
+    upstream.drop("blob")
+    async with bench(listen=True, timeouts=TIMEOUTS) as b, asyncio.timeout(2 * QUICKLY):
+        assert not any(await asyncio.gather(*(right(b, cold, COLD) for _ in range(50))))
+        upstream.heal()
+        assert all(await asyncio.gather(*(right(b, cold, COLD) for _ in range(50))))
+
+
+async def test_wrong_bytes_in_a_range_are_found_and_evicted_when_the_blob_completes(
+    bench: Benches, upstream: FakeUpstream
+) -> None:
+    """No digest covers a range of a blob that was never whole: what was wrong in it goes as soon as the digest can tell."""
+    cold = upstream.add_blob(COLD)
+    span = Span(10, 20)
+    async with bench(listen=True) as b:
+        upstream.spoil(Garbled(), times=1)
+        async with b.wire() as wire:
+            answer = await wire.ask(f"/v2/{REPOSITORY}/blobs/{cold}?ns={HOST}", "Range: bytes=10-19")
+        assert answer.body != COLD[10:20]
+        assert not await right(b, cold, COLD)
+        await right_at_last(b, cold, COLD)
+        assert await right(b, cold, COLD, span)
+
+
+async def test_a_name_that_does_not_resolve_leaves_the_cache_as_it_is(bench: Benches, upstream: FakeUpstream) -> None:
+    """DNS fails: 502 for what is missing, the cache for what is not."""
+    warm, cold = upstream.add_blob(WARM), upstream.add_blob(COLD)
+    async with bench(listen=True) as b:
+        assert await right(b, warm, WARM)
+    async with bench(listen=True, urls=("http://no-such-host.invalid",)) as b:
+        assert await right(b, warm, WARM)
+        assert not await right(b, cold, COLD)
