@@ -26,6 +26,7 @@ NEEDED = (
     "skopeo",
     "squid",
     "strace",
+    "systemd",  # for systemd-analyze
 )
 POLICY = Path("/usr/sbin/policy-rc.d")
 
