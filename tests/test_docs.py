@@ -36,7 +36,7 @@ from registry_proxy.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 ENVIRON = {"XDG_CACHE_HOME": "/cache"}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("[RST]*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS: dict[str, type] = {
     "server": Server,
     "server.tls": Tls,
@@ -136,6 +136,30 @@ def test_links_lead_somewhere(page: Path) -> None:
     """A relative link names a file of the project."""
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def proofs() -> list[tuple[str, str]]:
+    """The tests that THREAT_MODEL.md names."""
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "THREAT_MODEL.md").read_text())
+
+
+@pytest.mark.parametrize(("file", "name"), proofs())
+def test_what_proves_it_exists(file: str, name: str) -> None:
+    """Each test that the threat model names is there under that name."""
+    assert re.search(rf"def {name}\(", (ROOT / file).read_text())
+
+
+def test_every_threat_is_proved() -> None:
+    """Each row of the threat model's tables of threats ends with a test, and every asset and attacker is in them."""
+    text = (ROOT / "THREAT_MODEL.md").read_text()
+    stops = text.partition("## What stops whom")[2].partition("## What is not stopped")[0]
+    rows = [line for line in stops.splitlines() if line.startswith("| ") and not line.startswith(("| threat", "| ---"))]
+    assert len(rows) > 30
+    assert not [row for row in rows if not row.rstrip(" |").endswith("`") or "::" not in row]
+    for asset in re.findall(r"^\| (A\d) \|", text, re.MULTILINE):
+        assert re.search(rf"\([^)]*{asset}[^)]*\)", stops), asset
+    for attacker in "CUNISL":
+        assert re.search(rf"^### .*\b{attacker}\b.*\)$", stops, re.MULTILINE), attacker
 
 
 def keys(kind: type) -> set[str]:
