@@ -155,7 +155,7 @@ def varnish(on: Stock) -> Iterator[Server]:
         file = on.work / "default.vcl"
         file.write_text(VCL.format(port=behind.address.rpartition(":")[2]), encoding="utf-8")
         scratch = on.work / "varnish"
-        command = ["varnishd", "-F", "-a", address, "-f", file, "-n", scratch, "-s", "malloc,2G", "-j", "none"]
+        command: list[str | Path] = ["varnishd", "-F", "-a", address, "-f", file, "-n", scratch, "-s", "malloc,2G", "-j", "none"]
         with Process("varnish", command, on.work) as process:
             process.ready_when(lambda: answers(f"http://{address}/v2/"))
             for what in ("tag", "digest", "blob"):
@@ -167,7 +167,7 @@ def varnish(on: Stock) -> Iterator[Server]:
 def bare(on: Stock) -> Iterator[Server]:
     """aiohttp's low-level server with a handler that does nothing but write the bytes asked for."""
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "loadtest.hits_peers", address, on.root]
+    command: list[str | Path] = [sys.executable, "-m", "loadtest.hits_peers", address, on.root]
     with Process("bare", command, on.work, {"PYTHONPATH": str(TREE)}) as process:
         process.ready_when(lambda: answers(f"http://{address}{on.path('tag')}"))
         yield Server(address, process.popen.pid)
