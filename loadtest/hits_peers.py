@@ -155,7 +155,20 @@ def varnish(on: Stock) -> Iterator[Server]:
         file = on.work / "default.vcl"
         file.write_text(VCL.format(port=behind.address.rpartition(":")[2]), encoding="utf-8")
         scratch = on.work / "varnish"
-        command: list[str | Path] = ["varnishd", "-F", "-a", address, "-f", file, "-n", scratch, "-s", "malloc,2G", "-j", "none"]
+        command: list[str | Path] = [
+            "varnishd",
+            "-F",
+            "-a",
+            address,
+            "-f",
+            file,
+            "-n",
+            scratch,
+            "-s",
+            "malloc,2G",
+            "-j",
+            "none",
+        ]
         with Process("varnish", command, on.work) as process:
             process.ready_when(lambda: answers(f"http://{address}/v2/"))
             for what in ("tag", "digest", "blob"):

@@ -44,7 +44,7 @@ from registry_proxy.tiers.shelf import Shelf
 from registry_proxy.tiers.stack import Stack
 from registry_proxy.tiers.store import ChunkStore, open_store
 from registry_proxy.web.chunks import Chunks
-from registry_proxy.web.limits import raise_open_files
+from registry_proxy.web.limits import calm_collector, raise_open_files
 from registry_proxy.web.server import Face
 
 _log = structlog.get_logger()
@@ -273,6 +273,7 @@ async def serve(
     """
     logs.configure(config.log)
     raise_open_files()
+    calm_collector()
     signals = caught(hangup=reread is not None)
     async with assemble(config) as instance:
 

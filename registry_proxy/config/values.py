@@ -107,7 +107,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_header: Size = Size(64 << 10)
     connections: int = 16384
     connections_per_client: int = 4096
-    requests_per_client: int = 5000
+    requests_per_client: int = 20000
     bodies: int = 8192
     queue: int = 2048
     drain: Seconds = Seconds(20)

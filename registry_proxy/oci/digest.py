@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from registry_proxy.errors import DigestInvalid
 
@@ -21,8 +22,7 @@ class Hasher(Protocol):
         """The hash of the bytes so far, in lower-case hexadecimal digits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """A digest of a registered algorithm: ``sha256`` or ``sha512``, the hash in lower-case hexadecimal digits."""
 
     algorithm: str

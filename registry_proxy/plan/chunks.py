@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, order=True, gc=False):
     """A half-open interval of bytes, ``[start, stop)``; never negative, never reversed."""
 
     start: int

@@ -6,6 +6,8 @@ range, in the order of the header, never merged and never sorted, since containe
 
 from dataclasses import dataclass
 
+import msgspec
+
 from registry_proxy.errors import RangeTooLarge
 from registry_proxy.plan.chunks import Span
 
@@ -20,8 +22,7 @@ class Whole:
     """Everything, with 200: no range was asked for, or the header is to be ignored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, gc=False):
     """One span, with 206. ``open_ended``: it was asked as ``N-``, so the client may leave long before its end."""
 
     span: Span

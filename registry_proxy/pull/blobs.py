@@ -3,10 +3,10 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
+import msgspec
 import structlog
 
 from registry_proxy.config import Policy, Upstream
@@ -165,6 +165,10 @@ class Blobs:
             self._remember(blob)
         return blob
 
+    def opened(self, place: BlobPlace) -> OpenBlob | None:
+        """A blob of this repository that was opened before, and is known to be there."""
+        return self._open.get(place)
+
     async def open_anywhere(self, digest: Digest, *, certain: bool = False) -> OpenBlob:
         """A blob that was asked for without an upstream: from the first of its known places that admits it."""
         said: RegistryProxyError = BlobUnknown(
@@ -239,7 +243,7 @@ class Blobs:
             if sibling.size > budget:
                 return
             budget -= sibling.size
-            flights = await self._blob_flights(replace(place, digest=sibling.digest), sibling.size)
+            flights = await self._blob_flights(msgspec.structs.replace(place, digest=sibling.digest), sibling.size)
             flights.adopt()
 
     def _later(self, work: Coroutine[None, None, None]) -> None:

@@ -76,6 +76,9 @@ class Originals(Protocol):
     ) -> ServedManifest:
         """The manifest."""
 
+    def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
+        """The manifest, if that takes no waiting."""
+
     def good_for(self, upstream: SourceHost, repository: Repository, reference: Reference) -> float:
         """Seconds in which what has just been answered may be answered again without asking."""
 

@@ -8,8 +8,8 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from registry_proxy.config import Policy, Upstream
@@ -30,8 +30,7 @@ _MISSES = 4096
 """Tags known to be missing that are kept in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServedManifest:
+class ServedManifest(msgspec.Struct, frozen=True, gc=False):
     """A manifest as it goes to a client. ``stale``: why an old one is served (for the Warning header), or None."""
 
     digest: Digest
@@ -72,6 +71,23 @@ class Manifests:
         if isinstance(reference, Digest):
             return await self._by_digest(upstream, repository, reference)
         return await self._by_tag(upstream, repository, reference, no_cache=no_cache)
+
+    def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
+        """The manifest, if it is in memory and nobody has to be asked for it."""
+        if isinstance(reference, Digest):
+            if self._records.facts.peek(digest_key(upstream, repository, reference)) is None:
+                return None
+            return self._kept(reference)
+        record = self._records.tags.peek(tag_key(upstream, repository, reference))
+        if record is None or self._policy.offline:
+            return None
+        if freshness(record.checked_at, self._clock(), self._fresh_for(upstream)) is not Freshness.FRESH:
+            return None
+        return self._kept(Digest.parse(record.digest))
+
+    def _kept(self, digest: Digest) -> ServedManifest | None:
+        record = self._records.manifests.peek(str(digest))
+        return ServedManifest(digest, record.media_type, record.body, None, "store") if record is not None else None
 
     def good_for(self, upstream: SourceHost, repository: Repository, reference: Reference) -> float:
         """Seconds in which what has just been answered may be answered again without asking here."""

@@ -74,6 +74,7 @@ class Offers:
         self._records = records
         self._settings = settings
         self._offers: OrderedDict[_Key, Offer] = OrderedDict()
+        self._eager: dict[tuple[SourceHost, Repository], tuple[Kind, ...]] = {}
         self._noticed: OrderedDict[_Key, None] = OrderedDict()
         self._watched: OrderedDict[str, list[Job]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,6 +92,13 @@ class Offers:
             return await self._originals.get(upstream, repository, reference, no_cache=no_cache)
         except (ManifestUnknown, NameUnknown, Trouble) as error:
             return await self._lazy(*asked, upstream, repository, error, no_cache=no_cache)
+
+    def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
+        """The manifest as the upstream has it, if that takes no waiting; see ``Manifests.at_hand``."""
+        served = self._originals.at_hand(upstream, repository, reference)
+        if served is not None:
+            self._notice(upstream, repository, served)
+        return served
 
     def good_for(self, upstream: SourceHost, repository: Repository, reference: Reference) -> float:
         """Seconds in which what has just been answered may be answered again without asking here."""
@@ -195,14 +203,25 @@ class Offers:
 
     def _notice(self, upstream: SourceHost, repository: Repository, served: ServedManifest) -> None:
         """An image is being pulled: if it is to be made lazy without being asked for, its layers are looked out for."""
-        home = self._home(upstream, repository)
-        for kind in Kind:
+        for kind in self._eager_kinds(upstream, repository):
             key = (kind, upstream, repository, served.digest)
-            if home.terms.readiness(kind) == "eager" and key not in self._noticed:
+            if key not in self._noticed:
+                home = self._home(upstream, repository)
                 self._noticed[key] = None
                 while len(self._noticed) > _REMEMBERED:
                     self._noticed.popitem(last=False)
                 self._later(self._look_out(kind, home, served))
+
+    def _eager_kinds(self, upstream: SourceHost, repository: Repository) -> tuple[Kind, ...]:
+        """The forms that are made without being asked for; kept, since every manifest that is served asks."""
+        kinds = self._eager.get((upstream, repository))
+        if kinds is None:
+            terms = self._home(upstream, repository).terms
+            kinds = tuple(kind for kind in Kind if terms.readiness(kind) == "eager")
+            if len(self._eager) >= _REMEMBERED:
+                self._eager.clear()
+            self._eager[upstream, repository] = kinds
+        return kinds
 
     async def _look_out(self, kind: Kind, home: Home, served: ServedManifest) -> None:
         for job in await self._images.jobs(kind, home, served):

@@ -1,12 +1,11 @@
 """What a reader of a blob hands to whoever writes the body: pieces of open chunks, in order."""
 
-from dataclasses import dataclass
+import msgspec
 
 from registry_proxy.tiers.base import Chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """Bytes ``[start, stop)`` of an open chunk. ``tier``: where it came from, for the log line and the metrics.
 
     The piece is the receiver's until it asks for the next one; the reader closes the chunk then.

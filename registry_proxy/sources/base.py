@@ -6,9 +6,10 @@ source delivers the span asked for; a range-less one delivers the whole blob fro
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
+
+import msgspec
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
@@ -40,8 +41,7 @@ class Urgency:
                 self.raised()
 
 
-@dataclass(frozen=True, slots=True)
-class BlobPlace:
+class BlobPlace(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     """Where a blob lives: a repository of an upstream, named by its source host."""
 
     upstream: SourceHost

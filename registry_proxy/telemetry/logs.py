@@ -1,13 +1,16 @@
 """Structured logs on standard error: one JSON object per line, or coloured text on a terminal.
 
-The chain of processors is short because a line is written for every request: structlog's usual chain costs about 36 µs a line,
-this one about 9, of a request that costs 50. A filtered line costs next to nothing.
+The chain of processors is short: structlog's usual one costs about 36 µs a line, this one about 9. The line that is written for
+every request does not even go through it (``request_line``). A filtered line costs next to nothing.
 """
 
+import asyncio
 import logging
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 
 import msgspec
@@ -23,6 +26,9 @@ _SECRETS: Final = frozenset({"authorization", "password", "token", "secret", "cr
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 Event = MutableMapping[str, Any]
+
+_line: Callable[[dict[str, object]], None] | None = None
+_level: int = logging.INFO
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -46,15 +52,68 @@ def configure(settings: config.Logging, stream: BinaryIO | None = None, process:
         logger_factory=structlog.BytesLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
+    global _line
+    _line = None if text else _write_lines_to(out, process)
     set_level(settings.level)
     logging.basicConfig(handlers=[_Forwarded()], level=logging.WARNING, force=True)
 
 
 def set_level(level: str) -> None:
     """Send events of at least this level from now on, also through the loggers in use."""
+    global _level
+    _level = _LEVELS[level]
     for name, method in vars(structlog.make_filtering_bound_logger(_LEVELS[level])).items():
         if not name.startswith("__"):
             setattr(_Logger, name, method)
+
+
+def request_line() -> Callable[[dict[str, object]], None] | None:
+    """What writes the one line of a request, or None where the usual loggers have to: on a terminal, and under tests.
+
+    The line is what they would write, for a third of what they cost; levels are the caller's business (``says``).
+    """
+    return _line
+
+
+def says(level: int) -> bool:
+    """True if events of this level are written."""
+    return level >= _level
+
+
+def _write_lines_to(out: BinaryIO, process: str | None) -> Callable[[dict[str, object]], None]:
+    encode = msgspec.json.Encoder(enc_hook=str).encode
+    stamp = _Stamp()
+    held: list[bytes] = []
+
+    def flush() -> None:
+        out.write(b"".join(held))
+        out.flush()
+        held.clear()
+
+    def write(event: dict[str, object]) -> None:
+        if process:
+            event["process"] = process
+        event["timestamp"] = stamp()
+        if not held:  # what is answered in one turn of the loop is written together
+            asyncio.get_running_loop().call_soon(flush)
+        held.append(encode(event) + b"\n")
+
+    return write
+
+
+class _Stamp:
+    """The time as structlog writes it; what changes once a second is kept."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self) -> str:
+        now = time.time_ns()
+        second, rest = divmod(now, 1_000_000_000)
+        if second != self._second:
+            self._second, self._text = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"{self._text}.{rest // 1000:06d}Z"
 
 
 class _Logger(structlog.BoundLoggerBase):

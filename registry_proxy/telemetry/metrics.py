@@ -11,11 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-KINDS: Final = ("ping", "manifest", "blob", "chunk", "tags", "referrers", "catalog", "health", "other")
-METHODS: Final = ("GET", "HEAD", "other")
-
-FIRST_BYTE_BUCKETS: Final = (0.0005, 0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
-"""Seconds. SOCI gives up on headers after 3 s, stargz on a read after 30 s."""
+from registry_proxy.telemetry.tally import METHODS, Tally
 
 TIER_BUCKETS: Final = (0.0002, 0.001, 0.005, 0.025, 0.1, 0.5, 1, 2.5, 5)
 
@@ -41,25 +37,13 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"registry_proxy_{name}", text, labels, buckets=buckets, registry=registry)
 
-        requests = counter("requests_total", "Requests answered.", "kind", "method", "status")
-        self._requests = {
-            (kind, method, status): requests.labels(kind, method, f"{status}xx")
-            for kind in KINDS
-            for method in METHODS
-            for status in range(2, 6)
-        }
-        first_byte = histogram(
-            "first_byte_seconds", "From a request to its answer's headers.", FIRST_BYTE_BUCKETS, "kind"
-        )
-        self._first_byte = {kind: first_byte.labels(kind) for kind in KINDS}
+        self._tally = Tally()
+        registry.register(self._tally)
         cuts = counter("responses_cut_total", "Answers that ended before their promised length.", "by")
         self._cuts = {by: cuts.labels(by) for by in ("client", "proxy")}
         refused = counter("refused_total", "Connections and requests beyond a limit.", "limit")
         self._refused = {what: refused.labels(what) for what in ("connection", "rate", "body")}
-        self._served = _Children(counter("served_bytes_total", "Bytes of content sent to clients.", "tier").labels)
         self._fetched = _Children(counter("fetched_bytes_total", "Bytes of content fetched.", "upstream").labels)
-        self._hits = _Children(counter("hits_total", "Pieces of content that a tier had.", "tier").labels)
-        self._misses = counter("misses_total", "Pieces of content that no tier had.")
         self._fills = counter("chunk_fills_total", "Chunks written after a miss.")
         self._flights = _Children(
             counter("flights_total", "Fetches: started, joined by a reader, finished.", "what").labels
@@ -116,11 +100,11 @@ class Metrics:
 
     def answered(self, kind: str, method: str, status: int) -> None:
         """A request was answered. ``kind``: one of ``KINDS``."""
-        self._requests[kind, method if method in METHODS else "other", status // 100].inc()
+        self._tally.requests[kind, method if method in METHODS else "other", status // 100] += 1
 
     def first_byte(self, kind: str, seconds: float) -> None:
         """The headers of an answer went out so long after its request came in."""
-        self._first_byte[kind].observe(seconds)
+        self._tally.first_byte[kind].observe(seconds)
 
     def refused(self, what: str) -> None:
         """A client had more than its limit of this: ``connection``, ``rate`` or ``body``."""
@@ -132,11 +116,8 @@ class Metrics:
 
     def served(self, tier: str, n: int, pieces: int) -> None:
         """``n`` bytes of content in so many pieces went from this tier (or from "upstream": misses) to a client."""
-        self._served[tier].inc(n)
-        if tier == "upstream":
-            self._misses.inc(pieces)
-        else:
-            self._hits[tier].inc(pieces)
+        self._tally.served[tier] += n
+        self._tally.pieces[tier] += pieces
 
     def fetched(self, upstream: str, n: int) -> None:
         """``n`` bytes of content came from this upstream."""

@@ -1,6 +1,6 @@
 """Blobs: whole, in part, or in parts (distribution-spec, "Pulling blobs")."""
 
-from aiohttp import web
+from typing import Final
 
 from registry_proxy.errors import BlobUnknown
 from registry_proxy.oci.digest import Digest
@@ -8,20 +8,23 @@ from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.routing import Target
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.web import body
+from registry_proxy.web.answer import Answer, Reply
 from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.heart import Blobs, OpenBlob
 from registry_proxy.web.outline import Content, outline
 
+_MEDIA_TYPE: Final = "application/octet-stream"
+
 
 async def answer(
     exchange: Exchange, blobs: Blobs, target: Target | None, digest: Digest, *, max_ranges: int, stall: float
-) -> web.StreamResponse:
+) -> Reply:
     """The answer to a blob request, its body already on its way unless it is small; raises what ``Blobs`` raises.
 
     ``target``: None where nothing names an upstream. ``stall``: seconds after which a client that takes nothing is dropped.
     """
     blob = await _open(blobs, target, digest, certain=exchange.head)
-    plan = outline(exchange, Content(digest, blob.size, "application/octet-stream", immutable=True), max_ranges)
+    plan = outline(exchange, Content(digest, blob.size, _MEDIA_TYPE, immutable=True), max_ranges)
     if not plan.length or not plan.parts:
         return exchange.answer(plan.status, *plan.headers)
     if len(plan.parts) == 1:
@@ -30,6 +33,15 @@ async def answer(
             return exchange.answer(plan.status, *plan.headers, body=data)
     async with blob.read(plan.parts) as reader:
         return await body.send(exchange, plan, reader, stall)
+
+
+def hit(exchange: Exchange, blob: OpenBlob, max_ranges: int) -> Answer | None:
+    """The answer to a GET of a small part, if it is at hand. Raises RangeUnsatisfiable and RangeTooLarge."""
+    plan = outline(exchange, Content(blob.digest, blob.size, _MEDIA_TYPE, immutable=True), max_ranges)
+    if len(plan.parts) != 1:
+        return None
+    data = _small(exchange, blob, plan.parts[0].span)
+    return None if data is None else exchange.answer(plan.status, *plan.headers, body=data)
 
 
 async def _open(blobs: Blobs, target: Target | None, digest: Digest, *, certain: bool) -> OpenBlob:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Final
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.web.exchange import ClientGone, Exchange
@@ -37,7 +38,7 @@ async def send(exchange: Exchange, outline: Outline, reader: Reader, stall: floa
 
     Raises ClientGone if the client leaves or takes nothing for ``stall`` seconds, and whatever the reader raises.
     """
-    response = web.StreamResponse(status=outline.status, headers=exchange.headers(*outline.headers))
+    response = web.StreamResponse(status=outline.status, headers=CIMultiDict(exchange.headers(*outline.headers)))
     try:
         await exchange.prepare(response)
         outbox = Outbox(exchange.request, stall)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-from aiohttp import web
 
 from registry_proxy.errors import BlobUnknown, LoopDetected, NoSuchEndpoint, NotSoon, RegistryProxyError, UpstreamBusy
 from registry_proxy.net.hops import HOPS, instances
@@ -24,6 +23,7 @@ from registry_proxy.plan.routing import Asked
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.web import body, failures
+from registry_proxy.web.answer import Answer, Reply
 from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.outline import Outline
 
@@ -67,7 +67,7 @@ class Chunks:
     identity: str
     upstreams: Collection[SourceHost]
 
-    async def answer(self, exchange: Exchange, stall: float) -> web.StreamResponse:
+    async def answer(self, exchange: Exchange, stall: float) -> Reply:
         """The answer, its body already on its way if it is a chunk. ``stall``: as for blobs."""
         try:
             return await self._answer(exchange, stall)
@@ -77,7 +77,7 @@ class Chunks:
             exchange.error = f"{type(error).__name__}: {error}"
             return _refusal(exchange, error)
 
-    async def _answer(self, exchange: Exchange, stall: float) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange, stall: float) -> Reply:
         name = ChunkName.parse(exchange.path)
         hops = instances(exchange.header("Via") or "")
         if self.identity in hops:
@@ -121,7 +121,7 @@ class _OnePiece:
         yield self.piece
 
 
-async def _chunk(exchange: Exchange, chunk: ChunkObject, stall: float) -> web.StreamResponse:
+async def _chunk(exchange: Exchange, chunk: ChunkObject, stall: float) -> Reply:
     piece = chunk.piece
     try:
         headers = (
@@ -139,15 +139,15 @@ async def _chunk(exchange: Exchange, chunk: ChunkObject, stall: float) -> web.St
         piece.chunk.close()
 
 
-def _hashes(exchange: Exchange, hashes: ChunkHashes) -> web.Response:
+def _hashes(exchange: Exchange, hashes: ChunkHashes) -> Answer:
     headers = (("Content-Type", "application/json"), ("Cache-Control", FOREVER))
     return exchange.answer(200, *headers, body=msgspec.json.encode(hashes))
 
 
-def _refusal(exchange: Exchange, error: RegistryProxyError) -> web.Response:
+def _refusal(exchange: Exchange, error: RegistryProxyError) -> Answer:
     """What an edge is told: nothing that a cache may keep; "come back" (429) burns no forward proxy, where 503 would."""
-    response = failures.response(exchange, error)
-    response.headers["Cache-Control"] = "no-store"
+    refusal = failures.response(exchange, error)
+    refusal.headers = (*refusal.headers, ("Cache-Control", "no-store"))
     if isinstance(error, NotSoon | UpstreamBusy):
-        response.set_status(_BUSY)
-    return response
+        refusal.status = _BUSY
+    return refusal

@@ -6,9 +6,12 @@ malformed away from the rest, for a third of the cost.
 
 import asyncio
 import itertools
+import logging
 import secrets
+from dataclasses import dataclass
 from http import HTTPStatus
 from time import monotonic
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -29,9 +32,12 @@ from registry_proxy.plan.routing import (
     TagsRoute,
     Target,
 )
+from registry_proxy.sources.base import BlobPlace
+from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.logs import REQUEST
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web import blobs, failures, lists, manifests, referrers
+from registry_proxy.web.answer import CLOSED, Answer, Reply
 from registry_proxy.web.body import BodyShort
 from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.exchange import ClientGone, Exchange
@@ -44,8 +50,13 @@ log = structlog.get_logger()
 _LOGGED = 512
 """Characters of a path in a log line; a repository name and a digest need 400."""
 
+_KNOWN: Final = 4096
+"""Paths whose meaning is kept."""
+
 _CLIENT_LEFT = 499
 """For the log and the metrics: the client left before there was an answer (nginx's number; never on the wire)."""
+
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 _KINDS: dict[type[Route], str] = {
     Ping: "ping",
@@ -55,6 +66,16 @@ _KINDS: dict[type[Route], str] = {
     ReferrersRoute: "referrers",
     CatalogRoute: "catalog",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a path means. ``told``: what an exchange has of it: path, kind, query, what was asked, upstream; ``place``: of a blob."""
+
+    told: tuple[str, str, dict[str, str], Asked, str | None]
+    route: BlobRoute | ManifestRoute
+    target: Target | None
+    place: BlobPlace | None
 
 
 class Edge:
@@ -81,6 +102,7 @@ class Edge:
         self._metrics = metrics
         self._health = health
         self._limits = limits
+        self._known: dict[tuple[str, str | None, SourceHost | None], _Known] = {}
         self._idle = asyncio.Event()
         self._ids = itertools.count(1)
         self._instance = secrets.token_hex(3)
@@ -113,17 +135,17 @@ class Edge:
 
     async def _answered(self, exchange: Exchange) -> web.StreamResponse:
         try:
-            response = await self._attempt(exchange)
-            if exchange.response is None:
-                await exchange.deliver(response, self._settings.idle_timeout)
+            reply = await self._attempt(exchange)
+            if isinstance(reply, Answer):
+                return await exchange.deliver(reply, self._settings.idle_timeout)
         except ClientGone as error:
             return self._cut(exchange, "client", error)
         except asyncio.CancelledError:
             exchange.cut_by = "client" if exchange.request.transport is None else "proxy"
             raise
-        return response
+        return reply
 
-    async def _attempt(self, exchange: Exchange) -> web.StreamResponse:
+    async def _attempt(self, exchange: Exchange) -> Reply:
         """The answer, or what a failure is answered with; once headers are out, the only answer to a failure is a cut."""
         try:
             return await self._dispatch(exchange)
@@ -137,7 +159,7 @@ class Edge:
             log.exception("request.broke", path=exchange.path[:_LOGGED])
             return self._failed(exchange, error, RegistryProxyError("an internal error; the log has it"))
 
-    def _failed(self, exchange: Exchange, error: Exception, told: RegistryProxyError) -> web.StreamResponse:
+    def _failed(self, exchange: Exchange, error: Exception, told: RegistryProxyError) -> Reply:
         if exchange.response is not None:
             return self._cut(exchange, "proxy", error)
         exchange.error = f"{type(error).__name__}: {error}"
@@ -147,13 +169,21 @@ class Edge:
         exchange.cut_by = by
         exchange.error = f"{type(error).__name__}: {error}"
         exchange.abort()
-        return exchange.response or exchange.answer(_CLIENT_LEFT)
+        return exchange.response or CLOSED
 
-    async def _dispatch(self, exchange: Exchange) -> web.StreamResponse:
+    async def _dispatch(self, exchange: Exchange) -> Reply:
         request = exchange.request
-        await self._limits.turn(request.remote)
+        if wait := self._limits.turn(request.remote):
+            await asyncio.sleep(wait)
         if request.method not in ("GET", "HEAD"):
             raise WriteRefused("this registry is a read-only proxy")
+        known = self._known.get((request.raw_path, request.headers.get("OCI-Namespace"), exchange.asked.listener))
+        if known is not None:
+            exchange.path, exchange.kind, exchange.query, exchange.asked, exchange.upstream = known.told
+            hit = self._hit(exchange, known) if request.method == "GET" else None
+            if hit is not None:
+                return hit
+            return await self._serve(exchange, known.route, known.target)
         path, query = routing.split(request.raw_path)
         exchange.path = path
         if path.startswith(chunk_objects.ROOT):
@@ -168,25 +198,54 @@ class Edge:
         exchange.kind = _KINDS[type(route)]
         exchange.query = routing.query_values(query)
         exchange.asked = Asked(exchange.query.get("ns"), request.headers.get("OCI-Namespace"), exchange.asked.listener)
-        return await self._serve(exchange, route)
+        target = self._target(exchange, route.name) if isinstance(route, BlobRoute | ManifestRoute) else None
+        self._learn(exchange, route, target)
+        return await self._serve(exchange, route, target)
 
-    async def _serve(self, exchange: Exchange, route: Route) -> web.StreamResponse:
+    def _hit(self, exchange: Exchange, known: "_Known") -> Answer | None:
+        """The answer to what is asked for again and again, if nothing has to be waited for: most requests end here."""
+        if known.place is not None:
+            blob = self._blobs.opened(known.place)
+            return blobs.hit(exchange, blob, self._settings.max_ranges) if blob is not None else None
+        if (
+            known.target is None
+            or not isinstance(known.route, ManifestRoute)
+            or "Cache-Control" in exchange.request.headers
+        ):
+            return None
+        reference = known.route.reference
+        served = self._manifests.at_hand(known.target.upstream, known.target.repository, reference)
+        return manifests.hit(exchange, served, reference, self._settings.max_ranges) if served is not None else None
+
+    def _learn(self, exchange: Exchange, route: Route, target: Target | None) -> None:
+        """Keep what the path of a blob or a manifest means: it is asked for again and again."""
+        if not isinstance(route, BlobRoute | ManifestRoute):
+            return
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        told = (exchange.path, exchange.kind, exchange.query, exchange.asked, exchange.upstream)
+        key = exchange.request.raw_path, exchange.asked.header, exchange.asked.listener
+        place = None
+        if isinstance(route, BlobRoute) and target is not None and not target.guessed:
+            place = BlobPlace(target.upstream, target.repository, route.digest)
+        self._known[key] = _Known(told, route, target, place)
+
+    async def _serve(self, exchange: Exchange, route: Route, where: Target | None) -> Reply:
         match route:
-            case BlobRoute(name, digest):
-                where = self._target(exchange, name)
+            case BlobRoute(_, digest):
                 limits = self._settings
                 async with self._limits.bodies:
                     return await blobs.answer(
                         exchange, self._blobs, where, digest, max_ranges=limits.max_ranges, stall=limits.idle_timeout
                     )
-            case ManifestRoute(name, reference):
-                where = self._named(exchange, name)
+            case ManifestRoute(_, reference):
+                where = _named(where)
                 ranges = self._settings.max_ranges
                 return await manifests.answer(exchange, self._manifests, where, reference, max_ranges=ranges)
             case TagsRoute(name):
-                return await lists.tags(exchange, self._discovery, self._named(exchange, name), name)
+                return await lists.tags(exchange, self._discovery, _named(self._target(exchange, name)), name)
             case ReferrersRoute(name, digest):
-                return await referrers.answer(exchange, self._discovery, self._named(exchange, name), digest)
+                return await referrers.answer(exchange, self._discovery, _named(self._target(exchange, name)), digest)
             case CatalogRoute():
                 return await lists.catalog(exchange, self._discovery, self._catalog(exchange, route))
             case Ping():
@@ -195,12 +254,6 @@ class Edge:
     def _target(self, exchange: Exchange, name: str) -> Target | None:
         target = routing.target(name, exchange.asked, self._upstreams)
         exchange.upstream = target.upstream if target else None
-        return target
-
-    def _named(self, exchange: Exchange, name: str) -> Target:
-        target = self._target(exchange, name)
-        if target is None:
-            raise UnknownUpstream("the request names no upstream: by ?ns=, OCI-Namespace or the first part of the path")
         return target
 
     def _catalog(self, exchange: Exchange, route: CatalogRoute) -> SourceHost | None:
@@ -218,28 +271,39 @@ class Edge:
         _log(exchange, status)
 
 
+def _named(target: Target | None) -> Target:
+    if target is None:
+        raise UnknownUpstream("the request names no upstream: by ?ns=, OCI-Namespace or the first part of the path")
+    return target
+
+
 def _log(exchange: Exchange, status: int) -> None:
     """The one line of a request."""
-    more: dict[str, object] = {}
-    if exchange.error is not None:
-        more["error"] = exchange.error
-    if exchange.cut_by is not None:
-        more["cut_by"] = exchange.cut_by
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or exchange.cut_by == "proxy":
-        say = log.warning
+        level = "warning"
     else:
-        say = log.debug if exchange.kind == "health" else log.info
-    say(
-        "request.answered",
-        request=exchange.id,
-        client=exchange.request.remote,
-        method=exchange.request.method,
-        path=exchange.path[:_LOGGED],
-        upstream=exchange.upstream,
-        kind=exchange.kind,
-        status=status,
-        bytes=sum(exchange.tiers.values()),
-        tiers=",".join(exchange.tiers),
-        seconds=round(monotonic() - exchange.started, 6),
-        **more,
-    )
+        level = "debug" if exchange.kind == "health" else "info"
+    if not logs.says(_LEVELS[level]):
+        return
+    event: dict[str, object] = {
+        "request": exchange.id,
+        "client": exchange.request.remote,
+        "method": exchange.request.method,
+        "path": exchange.path[:_LOGGED],
+        "upstream": exchange.upstream,
+        "kind": exchange.kind,
+        "status": status,
+        "bytes": sum(exchange.tiers.values()),
+        "tiers": ",".join(exchange.tiers),
+        "seconds": round(monotonic() - exchange.started, 6),
+    }
+    if exchange.error is not None:
+        event["error"] = exchange.error
+    if exchange.cut_by is not None:
+        event["cut_by"] = exchange.cut_by
+    write = logs.request_line()
+    if write is None:
+        getattr(log, level)("request.answered", **event)
+    else:
+        event["event"], event["level"] = "request.answered", level
+        write(event)

@@ -3,7 +3,6 @@
 import math
 
 import msgspec
-from aiohttp import web
 
 from registry_proxy.errors import (
     NotSoon,
@@ -16,10 +15,11 @@ from registry_proxy.errors import (
     answer,
 )
 from registry_proxy.oci.foreign import printable
+from registry_proxy.web.answer import Answer
 from registry_proxy.web.exchange import Exchange
 
 
-def response(exchange: Exchange, error: RegistryProxyError) -> web.Response:
+def response(exchange: Exchange, error: RegistryProxyError) -> Answer:
     """The answer that ``errors.ANSWERS`` has for this failure, with the headers that belong to it."""
     row = answer(error)
     text = printable(str(error))

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from registry_proxy import __version__
 from registry_proxy.errors import NoSuchEndpoint
+from registry_proxy.web.answer import Answer
 from registry_proxy.web.exchange import Exchange
 
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
@@ -40,7 +40,7 @@ class Health:
 
     figures: Figures
 
-    async def answer(self, exchange: Exchange, path: str) -> web.Response:
+    async def answer(self, exchange: Exchange, path: str) -> Answer:
         """The answer to one of these paths; raises NoSuchEndpoint."""
         match path:
             case "/":

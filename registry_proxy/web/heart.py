@@ -44,6 +44,9 @@ class Manifests(Protocol):
     ) -> ServedManifest:
         """The manifest; ``no_cache``: ask upstream however fresh the tag is. Raises ManifestUnknown, Denied, Trouble."""
 
+    def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
+        """The same, if that takes no waiting and no asking."""
+
 
 class NamePage(Protocol):
     """One page of tags or repositories. ``more``: there are names after the last of these."""
@@ -104,6 +107,9 @@ class Blobs(Protocol):
     async def open(self, place: BlobPlace, *, certain: bool = False) -> OpenBlob:
         """The blob of that repository. ``certain``: only if the repository itself has said that it has it (an answer without
         a body cannot fail visibly later). Raises BlobUnknown, Denied, Trouble."""
+
+    def opened(self, place: BlobPlace) -> OpenBlob | None:
+        """The same, if the repository is known to have it and that takes no waiting."""
 
     async def open_anywhere(self, digest: Digest, *, certain: bool = False) -> OpenBlob:
         """The blob from a place where the digest is a fact. Raises BlobUnknown where there is none, or Trouble."""

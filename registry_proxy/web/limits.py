@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import resource
 from collections import deque
 from collections.abc import Callable
@@ -57,17 +58,16 @@ class Limits:
         """A connection that had entered is closed."""
         self.crowd.leave(client_of(remote))
 
-    async def turn(self, remote: str | None) -> None:
-        """Wait until a request from this address may be answered; raises TooManyRequests."""
+    def turn(self, remote: str | None) -> float:
+        """Seconds that a request from this address has to wait for its turn; raises TooManyRequests."""
         client = client_of(remote)
         if client is None:
-            return
+            return 0.0
         wait = self._paces.ask(client, monotonic())
         if isinstance(wait, TooFast):
             self._metrics.refused("rate")
             raise TooManyRequests("too many requests from this address", wait.retry_after)
-        if wait:
-            await asyncio.sleep(wait)
+        return wait
 
     def _tell(self, remote: str | None) -> None:
         self._refused += 1
@@ -148,3 +148,10 @@ def raise_open_files() -> None:
     if soft < wanted:
         with contextlib.suppress(OSError, ValueError):  # a system-call filter may forbid it
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def calm_collector() -> None:
+    """Look for garbage cycles less often: requests leave none, and looking for them took a tenth of a hit's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)

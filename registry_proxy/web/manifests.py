@@ -1,12 +1,11 @@
 """Manifests by tag or digest (distribution-spec, "Pulling manifests")."""
 
-from aiohttp import web
-
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Reference
 from registry_proxy.plan.routing import Target
+from registry_proxy.web.answer import Answer
 from registry_proxy.web.exchange import Exchange
-from registry_proxy.web.heart import Manifests
+from registry_proxy.web.heart import Manifests, ServedManifest
 from registry_proxy.web.outline import Content, Outline, outline
 
 _LONGEST_WARNING = 1024
@@ -15,9 +14,14 @@ _LONGEST_WARNING = 1024
 
 async def answer(
     exchange: Exchange, manifests: Manifests, target: Target, reference: Reference, *, max_ranges: int
-) -> web.StreamResponse:
+) -> Answer:
     """The answer to a manifest request; ranges are honoured too (containerd 2.1 asks for ``bytes=0-``)."""
     served = await manifests.get(target.upstream, target.repository, reference, no_cache=_no_cache(exchange))
+    return hit(exchange, served, reference, max_ranges)
+
+
+def hit(exchange: Exchange, served: ServedManifest, reference: Reference, max_ranges: int) -> Answer:
+    """The answer with a manifest that is here."""
     content = Content(served.digest, len(served.body), served.media_type, immutable=isinstance(reference, Digest))
     plan = outline(exchange, content, max_ranges)
     warning = (("Warning", _warning(served.stale)),) if served.stale else ()

@@ -1,7 +1,8 @@
 """Status, headers and spans of an answer with content, whatever the content is: blobs and manifests alike."""
 
 import secrets
-from dataclasses import dataclass
+
+import msgspec
 
 from registry_proxy.errors import RangeUnsatisfiable
 from registry_proxy.oci.digest import Digest
@@ -15,8 +16,7 @@ FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 """For what is named by its digest. Not "public": what was given to a client with credentials is not for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True, gc=False):
     """What could be sent. ``size``: bytes; ``immutable``: it was asked for by its digest."""
 
     digest: Digest
@@ -25,8 +25,7 @@ class Content:
     immutable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(msgspec.Struct, frozen=True, gc=False):
     """The answer before its body. ``parts``: what to send, in order (none for 304 and HEAD); ``length``: of the body, in bytes."""
 
     status: int

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from registry_proxy.oci.content import OCI_INDEX
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.routing import Target
+from registry_proxy.web.answer import Answer
 from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.heart import Discovery
 
 
-async def answer(exchange: Exchange, discovery: Discovery, target: Target, digest: Digest) -> web.Response:
+async def answer(exchange: Exchange, discovery: Discovery, target: Target, digest: Digest) -> Answer:
     """An image index of the referrers, filtered if the client asks for one ``artifactType``."""
     wanted = (
         exchange.query.get("artifactType", "").replace(" ", "+") or None

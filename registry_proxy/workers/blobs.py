@@ -80,6 +80,10 @@ class RemoteBlobs:
             return known
         return self._granted(await self._line.ask(Open(place, certain), Granted))
 
+    def opened(self, place: BlobPlace) -> RemoteBlob | None:
+        """A blob of this repository that was opened before, and is known to be there."""
+        return self._open.get(place)
+
     async def open_anywhere(self, digest: Digest, *, certain: bool = False) -> RemoteBlob:
         """A blob that was asked for without an upstream: from the first of its known places that admits it."""
         known = self._anywhere.get(digest)

@@ -11,7 +11,7 @@ from typing import Final
 from registry_proxy.errors import NotSoon, RegistryProxyError
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.sums import snapshot
-from registry_proxy.web.limits import raise_open_files
+from registry_proxy.web.limits import calm_collector, raise_open_files
 from registry_proxy.workers import control
 from registry_proxy.workers.control import Apply, AskTotal, Begin, Figures, Ready, Refused, Report, Stop, Total
 from registry_proxy.workers.roles import Role, fetching, serving
@@ -49,6 +49,7 @@ class Child:
         assert isinstance(begin, Begin)  # noqa: S101
         logs.configure(begin.config.log, process=begin.name)
         raise_open_files()
+        calm_collector()
         if (
             begin.role == "server"
         ):  # a service manager may stop all processes at once, and the fetcher is to be the last

@@ -70,13 +70,21 @@ class RemoteManifests:
     ) -> Manifest:
         """The manifest; ``no_cache``: ask upstream however fresh the tag is. Raises ManifestUnknown, Denied, Trouble."""
         key = upstream, repository, reference
-        kept = None if no_cache else self._kept.get(key)
-        if kept is not None and monotonic() < kept[1]:
-            self._kept.move_to_end(key)
-            return kept[0]
+        kept = None if no_cache else self.at_hand(*key)
+        if kept is not None:
+            return kept
         manifest = await self._line.ask(GetManifest(*key, no_cache), Manifest)
         self._keep(key, manifest)
         return manifest
+
+    def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> Manifest | None:
+        """The manifest, if it is kept and good."""
+        key = upstream, repository, reference
+        kept = self._kept.get(key)
+        if kept is None or monotonic() >= kept[1]:
+            return None
+        self._kept.move_to_end(key)
+        return kept[0]
 
     def _keep(self, key: _Key, manifest: Manifest) -> None:
         good_for = manifest.good_for if isinstance(key[2], Digest) else min(manifest.good_for, _TAG_FOR)

@@ -205,6 +205,12 @@ class MemoryHeart:
         except KeyError:
             raise ManifestUnknown(f"no manifest {reference}") from None
 
+    def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
+        return None  # every call is to be seen
+
+    def opened(self, place: BlobPlace) -> MemoryBlob | None:
+        return None
+
     async def tags(self, upstream: SourceHost, repository: Repository, n: int | None, last: str | None) -> NamePage:
         self._call("tags", upstream, repository, n, last)
         if (upstream, repository) not in self.tag_names:

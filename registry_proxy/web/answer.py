@@ -1,0 +1,80 @@
+"""An answer that is complete in memory, written to the connection by one write.
+
+aiohttp's response classes cost more than all else that a hit needs; what they do for an answer of known length is done here: the
+status line, ``Date``, and what tells HTTP/1.0 and 1.1 whether the connection goes on (RFC 9112 §9.3).
+"""
+
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+_BODILESS: Final = frozenset({204, 304})
+"""Statuses without a body, and without a length of one that was not stated (RFC 9110 §8.6)."""
+
+
+class Answer:
+    """``headers``: in order, names and values, everything but ``Date`` and ``Connection``; ``body``: None where there is none."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes | None = None) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def wire(self, request: web.BaseRequest) -> bytes:
+        """The bytes that answer this request. Raises ValueError for a header that would become two."""
+        lines = [_status_line(self.status), f"Date: {_date(int(time.time()))}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        head = "\r\n".join(lines)
+        if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
+            raise ValueError("a header has a line break")
+        body = self.body
+        if "\r\nContent-Length: " not in head and self.status not in _BODILESS:
+            head = f"{head}\r\nContent-Length: {len(body or b'')}"
+        old = request.version != HttpVersion11
+        if request.keep_alive:
+            if old:
+                head += "\r\nConnection: keep-alive"
+        elif not old:
+            head += "\r\nConnection: close"
+        start = f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
+        return start + body if body is not None and request.method != "HEAD" else start
+
+
+class Sent(web.StreamResponse):
+    """What aiohttp is given in place of an answer that is on the wire already: it only looks whether the connection goes on."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
+        self._eof_sent = True
+        self._keep_alive = keep_alive
+
+    def force_close(self) -> None:
+        """Nothing: whoever cuts an answer aborts its connection."""
+
+
+Reply = Answer | web.StreamResponse
+"""What a handler comes to: an answer to be sent, or aiohttp's of one whose body is on its way."""
+
+KEPT: Final = Sent(keep_alive=True)
+CLOSED: Final = Sent(keep_alive=False)
+
+
+@lru_cache(64)
+def _status_line(status: int) -> str:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}"
+
+
+@lru_cache(2)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
