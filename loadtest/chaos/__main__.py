@@ -1,6 +1,6 @@
 """Random faults of upstream, disk, process and clients, under clients that check every byte against the truth.
 
-    python -m loadtest.chaos [--minutes 30] [--clients 200] [--seed N]
+    python -m loadtest.chaos [--minutes 30] [--clients 200] [--seed N] [--workers 1]
 
 The seed is printed and draws faults, blobs and requests (not the order in which a busy machine runs them). After the faults
 everything is mended, every blob is asked for whole and in ranges, and the store is verified. What must not happen: wrong bytes in a
@@ -31,7 +31,7 @@ from registry_proxy.plan.chunks import Span
 from tests.interop.harness.proxy import SOURCE
 
 MEMORY: Final = 512 << 20
-"""Bytes that the instance may have in memory, with any number of clients."""
+"""Bytes that each process of the instance may have in memory, with any number of clients."""
 
 HEALED: Final = 30.0
 """Seconds in which everything must be right again: an upstream that failed is left alone for a while, so is a disk."""
@@ -39,10 +39,12 @@ HEALED: Final = 30.0
 _SAMPLED: Final = 1.0
 
 
-async def chaos(minutes: float, clients: int, seed: int, rest: float, pause: float) -> Tally:
+async def chaos(
+    minutes: float, clients: int, seed: int, rest: float = 2.0, pause: float = PAUSE, workers: int = 1
+) -> Tally:
     """All of it; what was seen."""
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name:
-        async with world(Path(name), seed) as around, session(around) as calls:
+        async with world(Path(name), seed, workers) as around, session(around) as calls:
             until = time.monotonic() + minutes * 60
             async with asyncio.TaskGroup() as group:
                 for number in range(clients):
@@ -140,13 +142,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pause", type=float, default=PAUSE, help="seconds between two requests of a client, at the most"
     )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that answer; beyond one, each may be killed by itself"
+    )
     given = parser.parse_args(words)
     kept.say(f"seed {given.seed}")
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the upstream's own words about those who hang up
-    tally = asyncio.run(chaos(given.minutes, given.clients, given.seed, given.rest, given.pause))
+    tally = asyncio.run(chaos(given.minutes, given.clients, given.seed, given.rest, given.pause, given.workers))
     kept.keep(
         "chaos",
-        {"minutes": given.minutes, "clients": given.clients, "seed": given.seed},
+        {"minutes": given.minutes, "clients": given.clients, "seed": given.seed, "workers": given.workers},
         [{"faults": dict(tally.faults), "requests": dict(tally.asked), "refused": dict(tally.refused), "retries": tally.retries,
           "bytes": tally.bytes, "undigested": tally.undigested, "memory": tally.most_memory, "longest": tally.longest,
           "wrong": tally.wrongs}],

@@ -258,6 +258,15 @@ async def stopped(world: World) -> None:
     world.proxy.process.signal(signal.SIGCONT)
 
 
+async def worker_killed(world: World) -> None:
+    """SIGKILL for one of its processes: it is started anew by the one that has started it."""
+    children = world.children()
+    if children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(world.dice.choice(children), signal.SIGKILL)
+        world.truth.ended()
+
+
 async def power_cut(world: World) -> None:
     """SIGKILL, and of the store what the last fsync has saved."""
     await world.kill()
@@ -320,11 +329,13 @@ LOCAL: Final[tuple[Fault, ...]] = (
     power_cut,
     crowd,
 )
+WORKERS: Final[tuple[Fault, ...]] = (worker_killed, worker_killed, worker_killed)
 
 
 async def inject(world: World, until: float, rest: float) -> None:
     """Faults of the upstream, and beside them those of the disk and the process, until then (monotonic seconds)."""
-    usable = [fault for fault in LOCAL if world.mounted or fault not in NEEDS_DISK]
+    local = LOCAL + (WORKERS if world.workers > 1 else ())
+    usable = [fault for fault in local if world.mounted or fault not in NEEDS_DISK]
     async with asyncio.TaskGroup() as group:
         group.create_task(_inject(world, UPSTREAM, until, rest))
         group.create_task(_inject(world, usable, until, rest))

@@ -33,6 +33,7 @@ limit = {limit}
 chunk_size = "64KiB"
 
 [server]
+workers = {workers}
 idle_timeout = "20s"
 header_timeout = "5s"
 drain = "3s"
@@ -55,7 +56,10 @@ idle = "3s"
 
 @dataclass
 class World:
-    """``disk``: where the store lies; ``mounted``: it is a file system of its own, which may fill and become read-only."""
+    """``disk``: where the store lies; ``mounted``: it is a file system of its own, which may fill and become read-only.
+
+    ``workers``: as configured.
+    """
 
     upstream: FakeUpstream
     truth: Truth
@@ -64,6 +68,7 @@ class World:
     disk: Path
     mounted: bool
     dice: random.Random
+    workers: int = 1
 
     @property
     def store(self) -> Path:
@@ -88,14 +93,17 @@ class World:
         """Read-only (``ro``) or not (``rw``)."""
         subprocess.run(["mount", "-o", f"remount,{how}", str(self.disk)], check=True)
 
-    def memory(self) -> int:
-        """Bytes that the instance has in memory; 0 while it does not run."""
+    def children(self) -> list[int]:
+        """The processes that the instance has started, if it has."""
+        pid = self.proxy.process.popen.pid
         try:
-            text = Path(f"/proc/{self.proxy.process.popen.pid}/status").read_text(encoding="ascii")
+            return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
         except OSError:
-            return 0
-        found = [line for line in text.splitlines() if line.startswith("VmRSS")]
-        return int(found[0].split()[1]) * 1024 if found else 0
+            return []
+
+    def memory(self) -> int:
+        """Bytes that the largest process of the instance has in memory; 0 while none runs."""
+        return max(map(_resident, (self.proxy.process.popen.pid, *self.children())))
 
     async def stats(self) -> dict[str, int]:
         """What ``/stats`` says of the store."""
@@ -105,6 +113,15 @@ class World:
         """What ``registry-proxy verify`` finds; raises Failure if it cannot."""
         words = (sys.executable, "-m", "registry_proxy", "verify", "--json", "--store", str(self.store))
         return dict(json.loads(await asyncio.to_thread(call, *words)))
+
+
+def _resident(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = [line for line in text.splitlines() if line.startswith("VmRSS")]
+    return int(found[0].split()[1]) * 1024 if found else 0
 
 
 def _fetch(url: str) -> bytes:
@@ -128,17 +145,19 @@ def small_disk(directory: Path) -> Iterator[bool]:
 
 
 @contextlib.asynccontextmanager
-async def world(directory: Path, seed: int) -> AsyncIterator[World]:
+async def world(directory: Path, seed: int, workers: int = 1) -> AsyncIterator[World]:
     """Everything, running."""
     disk = directory / "disk"
     with small_disk(disk) as mounted:
         async with FakeUpstream() as upstream:
             truth, tally = Truth(upstream, seed), Tally()
             config = directory / "proxy.toml"
-            config.write_text(_CONFIG.format(limit=LIMIT, source=SOURCE, url=upstream.url), encoding="utf-8")
+            config.write_text(
+                _CONFIG.format(limit=LIMIT, source=SOURCE, url=upstream.url, workers=workers), encoding="utf-8"
+            )
             start = functools.partial(Proxy, directory, {}, "--config", config, store=disk / "store")
             proxy = await asyncio.to_thread(start)
             try:
-                yield World(upstream, truth, tally, proxy, disk, mounted, random.Random(seed))
+                yield World(upstream, truth, tally, proxy, disk, mounted, random.Random(seed), workers)
             finally:
                 await asyncio.to_thread(proxy.process.stop)

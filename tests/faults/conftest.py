@@ -7,14 +7,15 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
-from tests.fakes.instance import HOST, Bench
+from tests.fakes.instance import HOST
 from tests.fakes.upstream import REPOSITORY
-from tests.fakes.wire import Answer
+from tests.fakes.wire import Answer, Wire
 
 QUICKLY = 30.0
 """Seconds in which a failure must be told, and in which all must be well again, on the busiest machine; normally it is one or two."""
@@ -42,7 +43,14 @@ def fill(disk: Path) -> Path:
     return hog
 
 
-async def tried(b: Bench, digest: Digest, span: Span | None = None) -> Answer | None:
+class Reachable(Protocol):
+    """Something that a client can connect to."""
+
+    def wire(self) -> Wire:
+        """A connection."""
+
+
+async def tried(b: Reachable, digest: Digest, span: Span | None = None) -> Answer | None:
     """One answer with a blob or a part of it; None for no answer at all, or one that was cut. Fails if it takes too long."""
     wanted = (f"Range: bytes={span.start}-{span.stop - 1}",) if span else ()
     try:
@@ -53,7 +61,7 @@ async def tried(b: Bench, digest: Digest, span: Span | None = None) -> Answer | 
     return answer if answer.complete else None
 
 
-async def right(b: Bench, digest: Digest, data: bytes, span: Span | None = None) -> bool:
+async def right(b: Reachable, digest: Digest, data: bytes, span: Span | None = None) -> bool:
     """True if a blob or a part of it came, as it is; False if that failed visibly. A complete answer that is wrong is an error."""
     answer = await tried(b, digest, span)
     if answer is None or answer.status >= 400:
@@ -63,7 +71,7 @@ async def right(b: Bench, digest: Digest, data: bytes, span: Span | None = None)
     return True
 
 
-async def right_at_last(b: Bench, digest: Digest, data: bytes, span: Span | None = None) -> None:
+async def right_at_last(b: Reachable, digest: Digest, data: bytes, span: Span | None = None) -> None:
     """Ask until a blob or a part of it comes; fails if nothing is well again in time."""
     async with asyncio.timeout(QUICKLY):
         while not await right(b, digest, data, span):  # noqa: ASYNC110  # nothing tells

@@ -1,6 +1,7 @@
 """Instances that start in a tenth of a second, to be killed by the dozen: forked from a process that has imported everything."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 from multiprocessing.connection import Connection
@@ -10,6 +11,7 @@ from typing import Final
 
 from registry_proxy.app import serve
 from registry_proxy.config import Config
+from tests.fakes.wire import Wire
 
 _NURSERY: Final = multiprocessing.get_context("forkserver")
 _NURSERY.set_forkserver_preload(["tests.faults.forked"])
@@ -33,6 +35,26 @@ class Forked:
     def process(self) -> "Forked":
         """It can be killed and stopped."""
         return self
+
+    def wire(self) -> Wire:
+        """A connection to it."""
+        host, _, port = self.address.rpartition(":")
+        return Wire((host, int(port)))
+
+    def status(self, field: str) -> int:
+        """A number of /proc/PID/status: ``VmRSS`` in kB, ``Threads``."""
+        assert self._running is not None
+        lines = Path(f"/proc/{self._running.pid}/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+    def sockets(self) -> int:
+        """How many it has open."""
+        assert self._running is not None
+        count = 0
+        for file in Path(f"/proc/{self._running.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                count += str(file.readlink()).startswith("socket:")
+        return count
 
     def launch(self) -> Connection:
         """Start it; what is returned has something to read when it is ready."""
