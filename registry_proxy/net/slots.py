@@ -3,13 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 
+class GivenUp(Exception):
+    """Whoever waited for a slot does not want one any more."""
+
+
 class Urgent(Protocol):
-    """How urgent a waiter is, now. It may become more urgent while it waits, and calls ``raised`` then."""
+    """How urgent a waiter is, now. It may become more urgent while it waits, and calls ``raised`` then, or leave: ``withdraw``."""
 
     raised: Callable[[], None] | None
+    withdraw: Callable[[], None] | None
 
     @property
     def priority(self) -> int:
@@ -29,7 +35,7 @@ class Slots:
 
     @asynccontextmanager
     async def slot(self, urgency: Urgent | None = None) -> AsyncIterator[None]:
-        """Hold a slot; waits for one as long as it takes. ``urgency``: None is as urgent as it gets."""
+        """Hold a slot; waits for one as long as it takes. ``urgency``: None is as urgent as it gets. Raises GivenUp."""
         await self._acquire(urgency)
         try:
             yield
@@ -41,16 +47,23 @@ class Slots:
         turn = asyncio.get_running_loop().create_future()
         self._waiting[turn] = urgency
         if urgency is not None:
-            urgency.raised = self._review
+            urgency.raised, urgency.withdraw = self._review, partial(self._withdraw, turn)
         self._review()
         try:
             await turn
         except asyncio.CancelledError:
             self._waiting.pop(turn, None)
-            if not turn.cancelled():  # the slot had come just before the cancellation
+            if turn.done() and not turn.cancelled() and turn.exception() is None:  # the slot had come just before
                 self._free += 1
                 self._review()
             raise
+        finally:
+            if urgency is not None:
+                urgency.withdraw = None
+
+    def _withdraw(self, turn: "asyncio.Future[None]") -> None:
+        if self._waiting.pop(turn, self) is not self and not turn.done():
+            turn.set_exception(GivenUp())
 
     def _review(self) -> None:
         """Give the free slots away."""

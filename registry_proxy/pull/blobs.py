@@ -15,7 +15,8 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
-from registry_proxy.pull.flights import BlobFlights, Heart
+from registry_proxy.pull.flights import BlobFlights
+from registry_proxy.pull.heart import Heart
 from registry_proxy.pull.hints import Hints
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.pull.orphans import Orphans

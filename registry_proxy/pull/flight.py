@@ -27,6 +27,7 @@ from registry_proxy.errors import (
     Trouble,
     UpstreamBusy,
 )
+from registry_proxy.net.slots import GivenUp
 from registry_proxy.plan.chunks import Grid, Run
 from registry_proxy.sources.base import BlobPlace, Delivery, Source, Urgency
 
@@ -54,7 +55,10 @@ class Landing(Protocol):
 
 
 class Flight:
-    """Fetches ``run`` of a blob; ``next`` is the first chunk that has not landed, ``stop`` the end of what will."""
+    """Fetches ``run`` of a blob; ``next`` is the first chunk that has not landed, ``stop`` the end of what will.
+
+    ``adopted``: it was started for nobody in particular, and does not depend on its readers.
+    """
 
     def __init__(
         self, place: BlobPlace, grid: Grid, run: Run, sources: Sequence[Source], urgency: Urgency, landing: Landing
@@ -69,6 +73,7 @@ class Flight:
         self.source = ""
         self.origin = ""
         self.started = False
+        self.adopted = False
         self._sources = sources
         self._landing = landing
         self._since = 0.0
@@ -92,6 +97,11 @@ class Flight:
         ahead = self.grid.span_of_run(Run(self.next, index + 1))
         return max(0.0, len(ahead) / rate)
 
+    def give_up(self) -> None:
+        """Nobody wants it any more: if it still waits for a connection it ends, and nothing is asked of anybody."""
+        if not self.started and not self.adopted:
+            self.urgency.give_up()
+
     async def fly(self) -> None:
         """Fetch until everything landed or nobody wants the rest; raises the trouble that did not pass."""
         failures = 0
@@ -99,6 +109,8 @@ class Flight:
             before = self.next
             try:
                 await self._attempt()
+            except GivenUp:
+                self.stop = self.next
             except ContentCorrupt:
                 for source in self._sources:
                     source.doubt(self.place.digest)

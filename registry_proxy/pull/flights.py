@@ -7,25 +7,21 @@ asks. Everything between two awaits is atomic, so there are no locks.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import structlog
 
-from registry_proxy.config import Policy
 from registry_proxy.errors import NoRoom, NotSoon, RegistryProxyError, Trouble, UpstreamUnreachable
-from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Grid, Run, Span
-from registry_proxy.plan.readahead import Trail, Waits, run_chunks
+from registry_proxy.plan.readahead import Trail, run_chunks
 from registry_proxy.pull.flight import Flight
+from registry_proxy.pull.heart import Heart
 from registry_proxy.pull.landing import BlobLanding
-from registry_proxy.pull.orphans import Orphans
 from registry_proxy.pull.wish import Wish
-from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Source, Urgency
-from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Urgency
 from registry_proxy.tiers.base import Chunk, MemoryChunk
 from registry_proxy.tiers.stack import TierBlob
-from registry_proxy.tiers.store import ChunkStore, Room
+from registry_proxy.tiers.store import Room
 
 _log = structlog.get_logger()
 
@@ -49,22 +45,6 @@ _CRAMPED = 10.0
 
 _LAGGARD = 10.0
 """Seconds that such a flight waits for a reader who does not take its chunk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heart:
-    """What the flights of all blobs share."""
-
-    store: ChunkStore
-    sources: Sequence[Source]
-    policy: Policy
-    metrics: Metrics
-    orphans: Orphans
-    flying: set["BlobFlights"]  # keeps those with running flights alive
-    aside: Callable[[BlobPlace, int], Awaitable[TierBlob | None]] | None
-    delivered: Callable[[BlobPlace, int], None]
-    learned_rangeless: Callable[[BlobPlace], None]
-    waits: defaultdict[SourceHost, Waits] = field(default_factory=lambda: defaultdict(Waits))
 
 
 class BlobFlights:
@@ -98,9 +78,12 @@ class BlobFlights:
         self.pump(wish)
 
     def leave(self, wish: Wish) -> None:
-        """A reader goes; flights that nobody else wants end at their next chunk."""
+        """A reader goes; flights that nobody else wants end at their next chunk, or at once if they still wait for a connection."""
         if wish in self._wishes:
             self._wishes.remove(wish)
+        for flight in self._flights:
+            if not self._wanted(flight):
+                flight.give_up()
         self._release_held()
 
     def linger(self, wish: Wish) -> None:
@@ -206,7 +189,7 @@ class BlobFlights:
     def adopt(self) -> None:
         """Fetch the whole blob for nobody in particular (a sibling layer on a range-less upstream)."""
         if not self._flights and self._heart.store.missing(self.place.digest, self.grid):
-            self._start(Run(0, self.grid.count), Priority.PREFETCH)
+            self._start(Run(0, self.grid.count), Priority.PREFETCH).adopted = True
 
     def _next_run(self, wish: Wish) -> Run | None:
         serving = [flight for flight in self._flights if wish.touches(flight.next, flight.stop)]
@@ -229,11 +212,12 @@ class BlobFlights:
 
     # --- flights ---------------------------------------------------------------------------------------------------
 
-    def _start(self, run: Run, priority: Priority) -> None:
+    def _start(self, run: Run, priority: Priority) -> Flight:
         self._heart.flying.add(self)
         flight = Flight(self.place, self.grid, run, self._heart.sources, Urgency(priority), self)
         self._flights[flight] = asyncio.create_task(self._fly(flight), name=f"flight {self.place.digest} {run}")
         self._heart.metrics.flight_started()
+        return flight
 
     async def _fly(self, flight: Flight) -> None:
         """Own one flight from its start to its end, and tell its waiters how it ended."""
@@ -318,10 +302,13 @@ class BlobFlights:
 
     def goes_on(self, flight: Flight) -> bool:
         """True while a wish overlaps what is to come; a range-less stream is paid for and goes on within its budget."""
-        if any(wish.touches(flight.next, flight.stop) for wish in self._wishes):
+        if self._wanted(flight):
             self._heart.orphans.forget(flight)
             return True
         return flight.whole and not self._cramped and self._heart.orphans.may_go_on(flight)
+
+    def _wanted(self, flight: Flight) -> bool:
+        return any(wish.touches(flight.next, flight.stop) for wish in self._wishes)
 
     # --- space and waiters -------------------------------------------------------------------------------------------
 

@@ -24,14 +24,15 @@ class Priority(IntEnum):
 
 
 class Urgency:
-    """How urgent a fetch is; it may become more urgent while it waits for a connection.
+    """How urgent a fetch is; it may become more urgent while it waits for a connection, or be given up.
 
-    Whoever queues the fetch sets ``raised`` to be told.
+    Whoever queues the fetch sets ``raised`` to be told, and ``withdraw`` for as long as it stands in the queue.
     """
 
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
         self.raised: Callable[[], None] | None = None
+        self.withdraw: Callable[[], None] | None = None
 
     def raise_to(self, priority: Priority) -> None:
         """Make it at least that urgent."""
@@ -39,6 +40,11 @@ class Urgency:
             self.priority = priority
             if self.raised is not None:
                 self.raised()
+
+    def give_up(self) -> None:
+        """Leave the queue, if it stands in one."""
+        if self.withdraw is not None:
+            self.withdraw()
 
 
 class BlobPlace(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
