@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from typing import Final
 from loadtest.chaos.truth import LARGEST, Tally, Truth
 from loadtest.kept import say
 from tests.fakes.upstream import FakeUpstream
-from tests.interop.harness.process import call
+from tests.interop.harness.process import Failure, call
 from tests.interop.harness.proxy import SOURCE, Proxy
 
 LIMIT: Final = 5 * LARGEST
 """Bytes of the store: less than half of what the clients ask for, so that it evicts all the time."""
 
 DISK: Final = 3 * LIMIT
+
+STARTS: Final = 15.0
+"""Seconds in which an instance of several processes must be there again."""
 
 _CONFIG = """
 default_upstreams = false
@@ -86,8 +90,19 @@ class World:
         self.truth.ended()
 
     async def start(self) -> None:
-        """Start it again, and wait until it answers; raises Failure."""
-        await asyncio.to_thread(self.proxy.start)
+        """Start it again, as a service manager would, and wait until it answers; raises Failure.
+
+        Several processes whose first was killed finish their answers before they let go of the port.
+        """
+        deadline = time.monotonic() + STARTS
+        while True:
+            try:
+                return await asyncio.to_thread(self.proxy.start)
+            except Failure:
+                if time.monotonic() > deadline or self.workers == 1:
+                    raise
+            self.tally.faults["  start refused"] += 1
+            await asyncio.sleep(0.5)
 
     def remount(self, how: str) -> None:
         """Read-only (``ro``) or not (``rw``)."""
