@@ -232,8 +232,8 @@ async def records_locked(world: World) -> None:
 
 
 async def killed(world: World) -> None:
-    """SIGKILL, and a new start."""
-    await world.kill()
+    """SIGKILL for the first process, and a new start."""
+    await world.kill(children=False)
     await world.start()
 
 

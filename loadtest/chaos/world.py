@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -79,9 +80,13 @@ class World:
         """The store's directory."""
         return self.proxy.store
 
-    async def kill(self) -> None:
-        """SIGKILL."""
+    async def kill(self, *, children: bool = True) -> None:
+        """SIGKILL: for all of its processes, or for the one that the service manager has started alone."""
+        those = self.children() if children and self.workers > 1 else ()
         await asyncio.to_thread(self.proxy.process.kill)
+        for child in those:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         self.truth.ended()
 
     async def stop(self) -> None:
