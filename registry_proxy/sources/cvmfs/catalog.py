@@ -21,8 +21,9 @@ _DIRECTORY, _MOUNT_POINT, _FILE, _SYMLINK, _SPECIAL, _CHUNKED, _EXTERNAL = 1, 2,
 _PAGE_CACHE_KIB = 512
 _STEPS, _TURNS = 100_000, 100
 """Steps of SQLite's machine: a look-up takes some hundred, a view that somebody made a table of may have no end."""
-_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
-"""What a broken file is answered with; the second is an error of SQLite whose text names something that is no text."""
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError, MemoryError)
+"""What a broken file is answered with: also an error of SQLite whose text names something that is no text, and its refusal to allocate
+what a nonsensical length in the file would need."""
 
 
 @dataclass(frozen=True, slots=True)
