@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import structlog
 
 from registry_proxy import __version__
 from registry_proxy.access.proofs import Proofs
-from registry_proxy.config import Config, Forwarding
+from registry_proxy.config import Config, Forwarding, Policy
 from registry_proxy.config.changes import changes
 from registry_proxy.errors import ConfigInvalid
 from registry_proxy.lazy.work.queue import Queue
@@ -86,9 +87,16 @@ class Figures:
         return None
 
 
+class Follower(Protocol):
+    """Something that a policy guides."""
+
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy from now on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """Everything that runs. ``face`` is built, and not listening yet."""
+    """Everything that runs. ``face`` is built, and not listening yet; ``followers``: what the policy guides."""
 
     config: Config
     store: ChunkStore
@@ -104,6 +112,12 @@ class Instance:
     public: PublicChunks
     figures: Figures
     face: Face
+    followers: tuple[Follower, ...]
+
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy from now on."""
+        for follower in self.followers:
+            follower.apply(policy)
 
 
 @asynccontextmanager
@@ -167,6 +181,7 @@ async def assemble(
             public,
             figures,
             face,
+            (proofs, manifests, blobs, discovery),
         )
 
 
@@ -279,6 +294,7 @@ async def serve(
 
         async def apply(config: Config) -> None:
             logs.set_level(config.log.level)
+            instance.apply(config.policy)
             await instance.face.apply(config.server)
 
         await instance.face.start()

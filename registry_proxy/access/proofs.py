@@ -25,6 +25,10 @@ class Proofs:
         self._policy = policy
         self._asking: SingleFlight[BlobPlace, int] = SingleFlight()
 
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy from the next question on."""
+        self._policy = policy
+
     async def admit(self, place: BlobPlace, *, certain: bool) -> tuple[int, bool]:
         """The blob's size, and whether that is a fact; see ``pull.blobs.Doorkeeper``. Raises BlobUnknown, Denied, Trouble."""
         key = digest_key(place.upstream, place.repository, place.digest)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from registry_proxy.config.values import Config, Server, Upstream
+from registry_proxy.config.values import Config, Policy, Server, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +17,12 @@ class Changes:
 
 
 def changes(running: Config, read: Config) -> Changes:
-    """What becomes of the running configuration when this one has been read: log.level and the limits of [server] change at once."""
+    """What becomes of the running configuration when this one has been read: log.level, the limits of [server] and most of [policy]
+    change at once."""
     server = _live_server(running.server, read.server)
     log = msgspec.structs.replace(running.log, level=read.log.level)
-    config = msgspec.structs.replace(running, server=server, log=log)
+    policy = _live_policy(running.policy, read.policy)
+    config = msgspec.structs.replace(running, server=server, log=log, policy=policy)
     return Changes(config, tuple(_differences(running, config)), tuple(_differences(config, read)))
 
 
@@ -28,6 +30,13 @@ def _live_server(running: Server, read: Server) -> Server:
     """All but where it listens and in how many processes; certificates, if it has and keeps TLS."""
     tls = read.tls if running.tls is not None and read.tls is not None else running.tls
     return msgspec.structs.replace(read, listen=running.listen, workers=running.workers, tls=tls)
+
+
+def _live_policy(running: Policy, read: Policy) -> Policy:
+    """All but what others were built with: the sources and their order, how long is waited for them, the budget of running streams."""
+    return msgspec.structs.replace(
+        read, sources=running.sources, patience=running.patience, orphan_budget=running.orphan_budget
+    )
 
 
 def _differences(one: Config, other: Config) -> list[str]:

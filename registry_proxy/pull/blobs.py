@@ -138,7 +138,7 @@ class Blobs:
         self._listeners: list[Callable[[Digest], None]] = []
         self._heart = Heart(
             store=store,
-            sources=() if policy.offline else sources,
+            sources=sources,
             policy=policy,
             metrics=metrics,
             orphans=Orphans(policy.orphan_budget),
@@ -147,6 +147,11 @@ class Blobs:
             delivered=lambda place, size: self._later(self._proved(place, size)),
             learned_rangeless=lambda place: self._later(self._start_siblings(place)),
         )
+
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy for flights that start from now on, and for blobs that are opened from now on."""
+        self._policy = self._heart.policy = policy
+        self._open.clear()
 
     async def open(self, place: BlobPlace, *, certain: bool = False) -> OpenBlob:
         """A blob of this repository. ``certain``: only if the repository itself has said that it has it.

@@ -43,6 +43,10 @@ class Discovery:
         self._manifests = manifests
         self._policy = policy
 
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy from the next question on."""
+        self._policy = policy
+
     async def tags(self, upstream: SourceHost, repository: Repository, n: int | None, last: str | None) -> NamePage:
         """At most ``n`` tags after ``last``; raises NameUnknown, Denied or Trouble."""
         self._not_offline()

@@ -214,7 +214,7 @@ class BlobFlights:
 
     def _start(self, run: Run, priority: Priority) -> Flight:
         self._heart.flying.add(self)
-        flight = Flight(self.place, self.grid, run, self._heart.sources, Urgency(priority), self)
+        flight = Flight(self.place, self.grid, run, self._heart.asked, Urgency(priority), self)
         self._flights[flight] = asyncio.create_task(self._fly(flight), name=f"flight {self.place.digest} {run}")
         self._heart.metrics.flight_started()
         return flight

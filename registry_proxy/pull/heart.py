@@ -22,9 +22,9 @@ class Flying(Protocol):
         """Stop everything that flies."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Heart:
-    """What the flights of all blobs share."""
+    """What the flights of all blobs share. ``policy`` may change meanwhile, nothing else does."""
 
     store: ChunkStore
     sources: Sequence[Source]
@@ -36,3 +36,8 @@ class Heart:
     delivered: Callable[[BlobPlace, int], None]
     learned_rangeless: Callable[[BlobPlace], None]
     waits: defaultdict[SourceHost, Waits] = field(default_factory=lambda: defaultdict(Waits))
+
+    @property
+    def asked(self) -> Sequence[Source]:
+        """The sources that a flight may ask."""
+        return () if self.policy.offline else self.sources

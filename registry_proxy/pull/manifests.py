@@ -61,6 +61,10 @@ class Manifests:
         self._missing: OrderedDict[tuple[SourceHost, Repository, str], float] = OrderedDict()
         self._background: set[asyncio.Task[ServedManifest]] = set()
 
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy from the next question on."""
+        self._policy = policy
+
     async def get(
         self, upstream: SourceHost, repository: Repository, reference: Reference, *, no_cache: bool = False
     ) -> ServedManifest:

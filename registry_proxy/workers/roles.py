@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from registry_proxy.app import assemble
+from registry_proxy.app import Instance, assemble
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
 from registry_proxy.errors import RegistryProxyError
@@ -55,13 +55,15 @@ class Role(Protocol):
 class Fetcher:
     """The ordinary instance, behind a desk instead of listeners."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, instance: Instance) -> None:
         self.urls: list[str] = []
-        self.metrics = metrics
+        self.metrics = instance.metrics
+        self._instance = instance
 
     async def apply(self, config: Config) -> None:
-        """Log at this level; whatever else changes at once concerns listeners."""
+        """Log at this level, and hold this policy; whatever else changes at once concerns listeners."""
         logs.set_level(config.log.level)
+        self._instance.apply(config.policy)
 
 
 @asynccontextmanager
@@ -73,7 +75,7 @@ async def fetching(begin: Begin) -> AsyncIterator[Fetcher]:
         desk = Desk(instance)
         await desk.start(socket.socket(fileno=begin.listening))
         try:
-            yield Fetcher(instance.metrics)
+            yield Fetcher(instance)
         finally:
             await desk.stop(begin.config.server.drain)
 

@@ -15,8 +15,9 @@ import structlog
 from structlog.testing import LogCapture
 
 from registry_proxy import app
-from registry_proxy.config import Config, Logging, Server, Store, Tls, Upstream, load
+from registry_proxy.config import Config, Logging, Policy, Server, Store, Tls, Upstream, load
 from registry_proxy.config.changes import changes
+from registry_proxy.config.units import Seconds
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry import logs
 from tests.fakes.certificates import Authority
@@ -136,13 +137,47 @@ async def test_a_broken_file_changes_nothing(run: Run, upstream: FakeUpstream) -
 async def test_what_needs_a_restart_is_named(run: Run, upstream: FakeUpstream) -> None:
     """Keys that cannot change while it runs are in the line, each time, and do not change."""
     running = await run(configuration(upstream))
-    text = configuration(upstream, more='tag_fresh = "1h"\n[policy]\nslow = "1s"\n[upstream."new.example"]')
+    text = configuration(upstream, more='tag_fresh = "1h"\n[policy]\npatience = "1s"\n[upstream."new.example"]')
     for _ in range(2):
         said = await running.reload(text)
         assert said["changed"] == ""
-        assert said["needs_restart"] == f'upstream."{HOST}", upstream."new.example", policy.slow'
+        assert said["needs_restart"] == f'upstream."{HOST}", upstream."new.example", policy.patience'
     async with Wire(running.address) as wire:
         assert (await wire.ask("/v2/a/tags/list?ns=new.example")).codes == ["NAME_UNKNOWN"]
+
+
+async def test_a_switch_to_offline_and_back(run: Run, upstream: FakeUpstream) -> None:
+    """Offline holds at once, for manifests, blobs and lists; what is kept is served, and back online all is as before."""
+    digest, other = upstream.add_blob(DATA), upstream.add_blob(noise(CHUNK, 1))
+    upstream.add_image(tag="v1")
+    kept = [f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}", f"/v2/{REPOSITORY}/manifests/v1?ns={HOST}"]
+    cold = [f"/v2/{REPOSITORY}/blobs/{other}?ns={HOST}", f"/v2/{REPOSITORY}/tags/list?ns={HOST}"]
+    running = await run(configuration(upstream))
+    async with Wire(running.address) as wire:
+        for path in kept:
+            assert (await wire.ask(path)).status == 200
+        said = await running.reload(configuration(upstream, more="[policy]\noffline = true"))
+        assert (said["changed"], said["needs_restart"]) == ("policy.offline", "")
+        asked = len(upstream.requests)
+        assert [(await wire.ask(path)).status for path in kept + cold] == [200, 200, 503, 503]
+        assert len(upstream.requests) == asked
+        assert (await running.reload(configuration(upstream)))["changed"] == "policy.offline"
+        assert [(await wire.ask(path)).status for path in kept + cold] == [200] * 4
+
+
+async def test_tags_age_by_the_new_policy(run: Run, upstream: FakeUpstream) -> None:
+    """A tag that is fresh by the old policy is asked for again by a stricter one."""
+    upstream.add_image(tag="v1")
+    running = await run(configuration(upstream))
+    path = f"/v2/{REPOSITORY}/manifests/v1?ns={HOST}"
+    async with Wire(running.address) as wire:
+        await wire.ask(path)
+        asked = len(upstream.asked("manifest"))
+        await wire.ask(path)
+        assert len(upstream.asked("manifest")) == asked
+        await running.reload(configuration(upstream, more='[policy]\ntag_fresh = "0s"'))
+        await wire.ask(path)
+        assert len(upstream.asked("manifest")) == asked + 1
 
 
 async def test_a_renewed_certificate(run: Run, upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -213,6 +248,14 @@ class TestChanges:
         for one, two in ((plain, secure), (secure, plain)):
             found = changes(one, two)
             assert (found.config, found.now, found.later) == (one, (), ("server.tls",))
+
+    def test_policy(self) -> None:
+        """Most of it changes at once; what sources and streams were built with does not."""
+        read = Policy(offline=True, slow=Seconds(1), patience=Seconds(1), sources=("upstream",))
+        found = changes(self.config(), self.config(policy=read))
+        assert found.config.policy == Policy(offline=True, slow=Seconds(1))
+        assert found.now == ("policy.slow", "policy.offline")
+        assert found.later == ("policy.patience", "policy.sources")
 
     def test_everything_else(self) -> None:
         """Every section is looked at."""

@@ -165,6 +165,20 @@ async def test_renewed_certificates_reach_every_server(start: Start, upstream: F
         assert await serials(workers) == {second.serial}
 
 
+async def test_a_changed_policy_reaches_the_fetcher(start: Start, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """SIGHUP: the fetcher goes offline, and the servers' clients are told so."""
+    upstream.add_image(tag="v1")
+    async with start() as workers, workers.wire() as wire:
+        assert (await wire.ask(f"{BASE}/tags/list")).status == 200
+        workers.file.write_text(configuration(upstream, tmp_path, policy="offline = true"))
+        workers.process.send_signal(signal.SIGHUP)
+        [said] = await workers.said("config.reloaded")
+        assert said["changed"] == "policy.offline"
+        async with asyncio.timeout(10):
+            while (await wire.ask(f"{BASE}/tags/list")).status != 503:
+                pass
+
+
 async def test_what_keeps_it_from_starting_is_told(start: Start, upstream: FakeUpstream, tmp_path: Path) -> None:
     """A store in use by another instance is one line and exit code 1, as with one process."""
     async with start() as first:
