@@ -16,6 +16,7 @@ from registry_proxy.lazy.ztoc.builder import TOOL
 from registry_proxy.lazy.ztoc.ztoc import MEDIA_TYPE
 from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.foreign import Unreadable, decode
 
 T = TypeVar("T")
 
@@ -228,6 +229,6 @@ def _manifest(body: bytes) -> GoManifest:
 
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode(body, kind)
+    except Unreadable as error:
         raise ManifestInvalid(f"not a manifest that can be indexed: {error}") from error
