@@ -167,12 +167,12 @@ async def disk_full(world: World) -> None:
 async def disk_read_only(world: World) -> None:
     """The instance dies and comes back to a disk that is read-only."""
     await world.kill()
-    world.remount("ro")
+    await world.remount("ro")
     try:
         await world.start()
         await _while(world)
     finally:
-        world.remount("rw")
+        await world.remount("rw")
         world.truth.unsure()
 
 

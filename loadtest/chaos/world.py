@@ -109,9 +109,15 @@ class World:
             self.tally.faults["  start refused"] += 1
             await asyncio.sleep(0.5)
 
-    def remount(self, how: str) -> None:
-        """Read-only (``ro``) or not (``rw``)."""
-        subprocess.run(["mount", "-o", f"remount,{how}", str(self.disk)], check=True)
+    async def remount(self, how: str) -> None:
+        """Read-only (``ro``) or not (``rw``), as soon as the last process that was killed is really gone; raises Failure."""
+        deadline = time.monotonic() + STARTS
+        while subprocess.run(
+            ["mount", "-o", f"remount,{how}", str(self.disk)], check=False, capture_output=True
+        ).returncode:
+            if time.monotonic() > deadline:
+                raise Failure(f"the disk is still busy {STARTS:.0f} s after everything was killed")
+            await asyncio.sleep(0.2)
 
     def children(self) -> list[int]:
         """The processes that the instance has started, if it has."""

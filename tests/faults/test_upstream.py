@@ -1,13 +1,15 @@
 """Everything that an upstream can do wrong, beside what is cached: right bytes or a failure that shows, soon, and all is well again by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+import stamina
 
 from registry_proxy.config import Policy, Timeouts
 from registry_proxy.plan.chunks import Span
+from registry_proxy.pull import flight
 from tests.fakes.faults import Chunked, Cut, Encoded, Endless, Garbled, Gate, LoginPage, Long, Short, WrongRange
 from tests.fakes.instance import CHUNK, HOST, Benches, noise
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
@@ -134,6 +136,14 @@ FAULTS: list[Fault] = [
         ),
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing rests between two tries."""
+    monkeypatch.setattr(flight, "_PAUSES", tuple(0.01 for _ in flight._PAUSES))
+    with stamina.set_testing(True, attempts=3, cap=True):
+        yield
 
 
 @pytest.fixture(params=[True, False], ids=["ranged", "range-less"])
