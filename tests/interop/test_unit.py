@@ -7,6 +7,7 @@ import pytest
 
 from tests.interop.harness.clients import crane_pull
 from tests.interop.harness.containerd import missing
+from tests.interop.harness.login import Client
 from tests.interop.harness.process import Failure, Process, answers, call, free_port
 from tests.interop.harness.proxy import SOURCE
 from tests.interop.harness.registries import Image
@@ -59,38 +60,50 @@ def test_the_cage_is_closed(work: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_it_works_under_the_unit(upstream: str, pushed: dict[str, Image], work: Path, workers: int) -> None:
-    """Without capabilities, with a read-only system and the filter's system calls alone, an image is pulled, cold and from the store."""
+    """Without capabilities, with a read-only system and the filter's system calls alone, an image is pulled, cold and from the store, and
+    lazy forms of it are made."""
     assert options()["CapabilityBoundingSet"] == [""]
     address, image, own = f"127.0.0.1:{free_port()}", pushed["tiny"], work / "own"
     own.mkdir()
-    command = call("sh", "-c", "command -v python").strip()
-    serve: list[str | Path] = [
-        "-m",
-        "registry_proxy",
-        "serve",
+    (own / "proxy.toml").write_text(
+        '[lazy]\nsmallest_layer = 0\nplatforms = ["linux/amd64"]\nwait = "120s"\n', encoding="utf-8"
+    )
+    name = f"{address}/{SOURCE}/{image.repository}"
+    with Process(
+        "confined", [*confined(own, own / "trace"), *serve(own, address, workers, upstream)], work, homes(own)
+    ) as process:
+        process.ready_when(lambda: answers(f"http://{address}/v2/"))
+        for turn in ("cold", "warm"):
+            assert missing(crane_pull(f"{name}:latest", work / turn), image.digests) == "{}"
+        for form in ("soci", "esgz"):
+            made = Client().get(f"http://{address}/v2/{SOURCE}/{image.repository}/manifests/latest-{form}")
+            assert made.status == 200, made.body
+    log = process.log.read_text(encoding="utf-8")
+    assert "server.ready" in log
+    assert not re.search(r'"level":"(error|warning)"', log), log
+    assert "Operation not permitted" not in log
+    trace = (own / "trace").read_text(encoding="utf-8")
+    assert "PROT_READ" in trace
+    assert not re.search(r"PROT_WRITE\|PROT_EXEC", trace)  # MemoryDenyWriteExecute
+
+
+def serve(own: Path, address: str, workers: int, upstream: str) -> list[str | Path]:
+    """The program, with everything that it keeps in one directory."""
+    python = call("sh", "-c", "command -v python").strip()
+    where: list[str | Path] = [
         "--listen",
         address,
         "--store",
         own / "store",
         "--workers",
         str(workers),
+        "--config",
+        own / "proxy.toml",
     ]
-    words: list[str | Path] = [*confined(own, own / "trace"), command, *serve, f"--upstream={SOURCE}=http://{upstream}"]
-    environment = {
-        "TMPDIR": str(own),
-        "XDG_RUNTIME_DIR": str(own),
-        "RUNTIME_DIRECTORY": str(own),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    with Process("confined", words, work, environment) as process:
-        process.ready_when(lambda: answers(f"http://{address}/v2/"))
-        for turn in ("cold", "warm"):
-            copied = crane_pull(f"{address}/{SOURCE}/{image.repository}:latest", work / turn)
-            assert missing(copied, image.digests) == "{}"
-    log = process.log.read_text(encoding="utf-8")
-    assert "server.ready" in log
-    assert not re.search(r'"level":"(error|warning)"', log), log
-    assert "Operation not permitted" not in log
-    mappings = (own / "trace").read_text(encoding="utf-8")
-    assert "PROT_READ" in mappings
-    assert not re.search(r"PROT_\w+\|PROT_WRITE\|PROT_EXEC|PROT_WRITE\|PROT_EXEC", mappings)  # MemoryDenyWriteExecute
+    return [python, "-m", "registry_proxy", "serve", *where, f"--upstream={SOURCE}=http://{upstream}"]
+
+
+def homes(own: Path) -> dict[str, str]:
+    """The environment that a service has: places of its own, and nothing to compile into."""
+    places = dict.fromkeys(("TMPDIR", "XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY"), str(own))
+    return places | {"PYTHONDONTWRITEBYTECODE": "1"}
