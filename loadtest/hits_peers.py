@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -110,6 +111,24 @@ def distribution_2(on: Stock) -> Iterator[Server]:
 def distribution_3(on: Stock) -> Iterator[Server]:
     """Distribution 3."""
     yield from _distribution(str(_distribution_3()), on, "3")
+
+
+@contextlib.contextmanager
+def distribution_server(work: Path, digest: Digest, size: int, repository: str) -> Iterator[tuple[str, int]]:
+    """docker-registry with one sparse blob of that size, under a digest that it does not check: a blob's URL, and the process."""
+    root = work / "storage" / "docker/registry/v2"
+    link = root / "repositories" / repository / "_layers" / digest.algorithm / digest.hex / "link"
+    data = root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex / "data"
+    for file in (link, data):
+        file.parent.mkdir(parents=True)
+    link.write_text(str(digest), encoding="ascii")
+    data.touch()
+    os.truncate(data, size)
+    with registry(work / "storage", work) as address:
+        found = subprocess.run(
+            ["fuser", "-n", "tcp", address.rpartition(":")[2]], capture_output=True, text=True, check=False
+        )
+        yield f"http://{address}/v2/{repository}/blobs/{digest}", int(found.stdout.split()[0])
 
 
 def _distribution_3() -> Path:
