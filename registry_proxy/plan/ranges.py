@@ -67,17 +67,23 @@ def decide(method: str, header: str | None, if_range: str | None, etag: str, siz
     if header is None or method == "HEAD" or (if_range is not None and if_range.strip() != etag):
         return _WHOLE
     unit, _, ranges = header.partition("=")
-    if unit.lower() != "bytes":
+    if unit != "bytes" and unit.lower() != "bytes":
         return _WHOLE
-    asked = [text for each in ranges.split(",") if (text := each.strip(" \t"))]
-    if len(asked) > max_ranges:
-        raise RangeTooLarge(f"{len(asked)} ranges asked for, at most {max_ranges} are answered at once")
     try:
-        parts = tuple(part for text in asked if (part := _part(text, size)))
+        if "," not in ranges:  # nearly all, and a few µs cheaper
+            text = ranges.strip(" \t")
+            return (_part(text, size) or _UNSATISFIABLE) if text else _WHOLE
+        return _several([text for each in ranges.split(",") if (text := each.strip(" \t"))], size, max_ranges)
     except _Malformed:
         return _WHOLE
     except _Reversed:
         return _UNSATISFIABLE
+
+
+def _several(asked: list[str], size: int, max_ranges: int) -> Verdict:
+    if len(asked) > max_ranges:
+        raise RangeTooLarge(f"{len(asked)} ranges asked for, at most {max_ranges} are answered at once")
+    parts = tuple(part for text in asked if (part := _part(text, size)))
     return _verdict(parts, size) if asked else _WHOLE
 
 
@@ -108,7 +114,7 @@ def _part(text: str, size: int) -> Part | None:
 
 
 def _number(digits: str) -> int:
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isdigit() and digits.isascii()):
         raise _Malformed
     if len(digits) > _LONGEST_NUMBER:
         digits = digits.lstrip("0") or "0"
