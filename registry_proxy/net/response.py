@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 
 from registry_proxy.errors import UpstreamBroken, UpstreamUnreachable
+from registry_proxy.oci import content
 from registry_proxy.plan.origins import Origin
 
 
@@ -40,8 +41,8 @@ class Response:
 
     @property
     def media_type(self) -> str:
-        """The Content-Type without parameters, in lower case; empty without one."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        """The Content-Type without parameters, in lower case; empty without one that is a media type."""
+        return content.media_type(self.headers.get("Content-Type", "").partition(";")[0].strip().lower())
 
     def refuse_encoding(self) -> None:
         """Raise UpstreamBroken if the body is encoded: identity was asked for, and digests are those of the plain bytes."""

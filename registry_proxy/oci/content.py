@@ -3,6 +3,7 @@
 Manifests are kept and sent as the bytes received; what is parsed here only guides the proxy, so unknown fields are ignored.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -33,7 +34,8 @@ MAX_MANIFEST: Final = 4 << 20
 """Bytes: what the distribution spec obliges registries to accept, and where clients stop reading."""
 
 
-_BEYOND = 1 << 63
+_MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}\Z")
+_BEYOND: Final = 1 << 63
 """Bytes that nothing has: a size from here on is nonsense."""
 
 
@@ -78,6 +80,11 @@ class HintedBlob(msgspec.Struct, frozen=True):
 
     digest: Digest
     size: int
+
+
+def media_type(text: str) -> str:
+    """A media type without parameters (RFC 6838 §4.2); empty for anything else, which must not get into a header."""
+    return text if _MEDIA_TYPE.match(text) else ""
 
 
 def parse_manifest(body: bytes) -> Manifest:

@@ -126,9 +126,8 @@ class Registry:
         if expected not in {None, digest}:
             raise UpstreamBroken(f"{self.name} sends a manifest that does not hash to {expected}")
         inner = _decode(body, _MediaType, f"{self.name}: {repository} {reference}: not a manifest").media_type
-        return FetchedManifest(
-            body, said_type if said_type.startswith("application/vnd.") else inner or said_type, digest
-        )
+        own_type = content.media_type(inner) or said_type
+        return FetchedManifest(body, said_type if said_type.startswith("application/vnd.") else own_type, digest)
 
     async def tags(self, repository: Repository, n: int | None = None, last: str | None = None) -> NamePage:
         """At most ``n`` tags after ``last``; raises NameUnknown."""

@@ -107,6 +107,17 @@ async def test_media_type_of_a_plain_server() -> None:
         assert (await Registry(client).get_manifest(APP, V1)).media_type == content.OCI_MANIFEST
 
 
+@pytest.mark.parametrize(
+    "inner", ["a/b\r\nSet-Cookie: c=d", "a/b\n\nbody", "a b/c", "a/" + "b" * 4000, "text", "a/b;c=d", "a/\u20ac"]
+)
+async def test_a_media_type_that_is_none(inner: str) -> None:
+    """What a manifest calls its media type and is none gets into no header: the server's word holds."""
+    async with FakeUpstream() as upstream, client_for(upstream) as client:
+        body = json.dumps({"schemaVersion": 2, "mediaType": inner}).encode()
+        upstream.fail("manifest", 200, body=body, headers={"Content-Type": "application/json"})
+        assert (await Registry(client).get_manifest(APP, V1)).media_type == "application/json"
+
+
 async def test_unknown_manifest_and_repository() -> None:
     """ "No such manifest" and "no such repository" are told apart where the upstream does."""
     async with FakeUpstream() as upstream, client_for(upstream) as client:

@@ -1,4 +1,4 @@
-"""JSON of an upstream: manifests, indexes, and what they hint at."""
+"""JSON of an upstream: manifests, indexes, what they call themselves, and what they hint at."""
 
 import contextlib
 
@@ -11,10 +11,11 @@ from registry_proxy.tiers.schema import Hint
 
 
 def run(data: bytes) -> None:
-    """A manifest is read or refused, and what it hints at can be recorded."""
+    """A manifest is read or refused, what it hints at can be recorded, and its media type can stand in a header."""
     with contextlib.suppress(ManifestInvalid):
         manifest = content.parse_manifest(data)
         assert manifest.is_index in (True, False)
+        assert content.media_type(manifest.media_type).isprintable()
         for blob in content.blobs(manifest):
             assert isinstance(blob.digest, Digest)
             assert blob.size >= 0
