@@ -72,11 +72,12 @@ class ForwardResponse(Response):
         speed.is_slow(self.seconds, 0)  # the wait for the headers counts
         while True:
             began = self._clock()
+            patience = speed.patience
             try:
-                async with asyncio.timeout(self._limits.timeout):
+                async with asyncio.timeout(patience):
                     data = await self._response.content.readany()
             except TimeoutError as error:
-                raise self._broken(f"sends nothing for {self._limits.timeout:g} s") from error
+                raise self._broken(f"sends nothing for {patience:.2g} s") from error
             except (aiohttp.ClientError, OSError) as error:
                 raise self._broken(f"broke off: {str(error)[:160] or type(error).__name__}") from error
             if not data:

@@ -151,6 +151,11 @@ class LowSpeed:
         self._waited = 0.0
         self._got = 0
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the next bytes may be waited for: while too few have come, no longer than the window lasts."""
+        return self._window - self._waited if self._got < self._least else self._window
+
     def is_slow(self, seconds: float, nbytes: int) -> bool:
         """Note so many bytes that came after so many seconds; True if a window has ended with too few."""
         self._waited += seconds

@@ -154,6 +154,15 @@ class TestTimes:
         assert not speed.is_slow(1.0, 500)
         assert speed.is_slow(5.0, 499)
 
+    def test_patience(self) -> None:
+        """A body that trickles may not go quiet for another window; one that came fast enough may pause for a whole one."""
+        speed = LowSpeed(limit=100, window=5.0)
+        assert speed.patience == 5.0
+        speed.is_slow(4.0, 499)
+        assert speed.patience == 1.0
+        speed.is_slow(0.5, 1)
+        assert speed.patience == 5.0
+
     def test_rest(self) -> None:
         """An origin that no way leads to rests longer each time, and failures of one moment count once."""
         rest = Rest()
