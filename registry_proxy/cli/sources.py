@@ -4,7 +4,6 @@ import asyncio
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -79,13 +78,21 @@ async def _repository(config: Config, settings: CvmfsHttp) -> SourceFound:
 
 
 async def _way(config: Config, way: str, url: str) -> SourceFound:
-    """A forward proxy: is there an answer through it that is not its own."""
+    """A forward proxy: does what lies behind it come through."""
     name = f"{way} to {Origin.of(url)}"
     try:
         fetched = await _get(config, way, url)
     except RegistryProxyError as error:
         return SourceFound("way", name, error=f"{error}; it is burnt at the first use, and the next one is taken")
-    return SourceFound("way", name, f"answers {HTTPStatus(fetched.status).phrase}, {fetched.seconds * 1000:.0f} ms")
+    if fetched.status != 200:
+        return SourceFound("way", name, error=f"answers {fetched.status} for {url}: {_advice(fetched.status)}")
+    return SourceFound("way", name, f"answers, {fetched.seconds * 1000:.0f} ms")
+
+
+def _advice(status: int) -> str:
+    if status in (403, 407):
+        return "have its administrator let this machine in (http_access in Squid's configuration)"
+    return "it does not reach that server, or the server is in trouble; its access log tells which"
 
 
 def _ways(config: Config) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """``registry-proxy stats``: what a running instance has done."""
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -11,6 +12,12 @@ from registry_proxy.config.units import size_text
 
 _LIMIT = 16 << 20
 """Bytes of a /stats answer."""
+
+_PLACES: Final = ("tiers", "sources")
+
+_COLUMNS: Final = {
+    "name": "name", "state": "state", "hit": "hits", "miss": "misses", "failure": "failures", "bytes": "bytes", "seconds": "time",
+}  # fmt: skip
 
 
 def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Setup = NO_FLAGS) -> None:
@@ -30,7 +37,28 @@ def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Se
     if json:
         print_json(figures)
     else:
-        print_table(instance.url, ("figure", "value"), rows(figures))
+        _show(instance.url, figures)
+
+
+def _show(url: str, figures: Mapping[str, object]) -> None:
+    """Tiers and sources as tables of their own, one line each; the others as one long table."""
+    others = {name: value for name, value in figures.items() if name not in _PLACES}
+    for kind in _PLACES:
+        places = [one for one in _listed(figures.get(kind)) if "name" in one]
+        others[kind] = {str(one["name"]): {key: one[key] for key in one if key not in _COLUMNS} for one in places}
+        if places:
+            print_table(kind, tuple(_COLUMNS.values()), (place(one) for one in places))
+            print()
+    print_table(url, ("figure", "value"), rows(others))
+
+
+def place(figures: Mapping[str, object]) -> tuple[str, ...]:
+    """The line of one tier or source."""
+    return tuple(_text(name, figures.get(name)) for name in _COLUMNS)
+
+
+def _listed(value: object) -> list[Mapping[str, object]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def rows(figures: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -50,6 +78,8 @@ def rows(figures: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 def _text(name: str, value: object) -> str:
     if value is None:
         return "none"
+    if name == "seconds" and isinstance(value, float):
+        return f"{value * 1000:,.3g} ms"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if "bytes" in name or name in ("limit", "promised"):

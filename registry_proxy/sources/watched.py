@@ -8,6 +8,7 @@ from registry_proxy.errors import BlobUnknown, Denied, NotSoon, Trouble
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 from registry_proxy.sources.base import BlobPlace, Delivery, Source, Urgency
+from registry_proxy.telemetry.mean import Mean
 from registry_proxy.telemetry.metrics import Metrics
 
 _LONGEST = 200
@@ -34,6 +35,8 @@ class Watched:
         self._more = more
         self._clock = clock
         self._counts = {"hit": 0, "miss": 0, "failure": 0}
+        self._bytes = 0
+        self._waits = Mean()
         self._trouble: str | None = None
         metrics.source_up(self.name, up=True)
 
@@ -48,9 +51,10 @@ class Watched:
         self._source.doubt(digest)
 
     def stats(self) -> dict[str, object]:
-        """What ``/stats`` shows of it."""
+        """What ``/stats`` shows of it; ``seconds``: from a question to its first bytes, on average."""
         state = "works" if self._trouble is None else f"trouble: {self._trouble}"
-        return {"name": self.name, "state": state, **self._counts, **self._more()}
+        figures = {**self._counts, "bytes": self._bytes, "seconds": self._waits.value}
+        return {"name": self.name, "state": state, **figures, **self._more()}
 
     @asynccontextmanager
     async def _open(
@@ -61,8 +65,8 @@ class Watched:
         try:
             async with self._source.open(place, span, size, urgency) as delivery:
                 opened = True
-                self._metrics.source_latency(self.name, self._clock() - began)
-                yield _Observed(delivery, self._failed)
+                self._began(self._clock() - began)
+                yield _Observed(delivery, self._took, self._failed)
                 self._came("hit")
         except (BlobUnknown, Denied, NotSoon):
             if not opened:
@@ -72,6 +76,13 @@ class Watched:
             if not opened:
                 self._failed(trouble)
             raise
+
+    def _began(self, seconds: float) -> None:
+        self._waits.add(seconds)
+        self._metrics.source_latency(self.name, seconds)
+
+    def _took(self, n: int) -> None:
+        self._bytes += n
 
     def _came(self, result: str) -> None:
         self._note(result)
@@ -90,9 +101,9 @@ class Watched:
 
 
 class _Observed:
-    """A delivery whose trouble is noted; trouble of those who take it is none of the source's."""
+    """A delivery whose bytes and trouble are noted; trouble of those who take it is none of the source's."""
 
-    def __init__(self, delivery: Delivery, failed: Callable[[Trouble], None]) -> None:
+    def __init__(self, delivery: Delivery, took: Callable[[int], None], failed: Callable[[Trouble], None]) -> None:
         self.span = delivery.span
         self.total = delivery.total
         self.origin = delivery.origin
@@ -100,11 +111,13 @@ class _Observed:
         self.proves = delivery.proves
         self.waited = delivery.waited
         self._delivery = delivery
+        self._took = took
         self._failed = failed
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for data in self._delivery:
+                self._took(len(data))
                 yield data
         except Trouble as trouble:
             self._failed(trouble)

@@ -19,6 +19,7 @@ import structlog
 from registry_proxy.errors import TierFailed
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.telemetry.mean import Mean
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers import tree
 from registry_proxy.tiers.unjoined import Unjoined
@@ -61,6 +62,9 @@ class MountedTier:
         self._clock = clock
         self._threads = Unjoined(name, _THREADS, _THREADS + _HUNG)
         self._missing: OrderedDict[Digest, float] = OrderedDict()  # until when
+        self._counts = {"hit": 0, "miss": 0, "failure": 0}
+        self._bytes = 0
+        self._calls = Mean()
         self._trouble: str | None = None
         self._next_try = 0.0
         self._trying: asyncio.Task[None] | None = None
@@ -70,7 +74,10 @@ class MountedTier:
 
     async def find(self, digest: Digest, size: int) -> "MountedBlob | None":
         """The blob, if it is here with that size; see ``stack.Tier``."""
-        if not self._usable() or self._clock() < self._missing.get(digest, 0.0) or size == 0:
+        if not self._usable() or size == 0:
+            return None
+        if self._clock() < self._missing.get(digest, 0.0):
+            self._counts["miss"] += 1
             return None
         grid = Grid(size, self._chunk_size)
         try:
@@ -78,12 +85,14 @@ class MountedTier:
                 lambda: tree.open_blob(self._path, digest, grid), min(_LOOK, self._limit), self._too_late
             )
         except TierFailed:
-            found = None
-            if self._trouble is not None:
-                return None
+            if self._trouble is None:
+                self._miss(digest, self._clock() + _BACK_OFF)
+            return None
         if found is None:
+            self._counts["miss"] += 1
             self._miss(digest, self._clock() + _BACK_OFF)
             return None
+        self._counts["hit"] += 1
         return MountedBlob(self, digest, found)
 
     async def call(
@@ -105,19 +114,21 @@ class MountedTier:
             if error.errno in _GONE:
                 self._rest("gone", str(error.strerror))
             else:
-                self._metrics.tier_failed(self.name, "error")
+                self._failed("error")
                 _log.warning("tier.failed", tier=self.name, path=self._path, error=str(error))
             raise TierFailed(f"{self._path}: {error.strerror}") from error
-        self._metrics.tier_latency(self.name, time.perf_counter() - began)
+        self._took(time.perf_counter() - began)
         return result
 
     async def read(self, digest: Digest, opened: tree.TreeBlob, span: Span) -> bytes:
         """Bytes of an open blob; raises TierFailed, after which the blob is not found for a while."""
         try:
-            return await self.call(lambda: opened.read(span), self._limit)
+            data = await self.call(lambda: opened.read(span), self._limit)
         except TierFailed:
             self._miss(digest, self._clock() + _BACK_OFF)
             raise
+        self._bytes += len(data)
+        return data
 
     def leave(self, function: Callable[[], object]) -> None:
         """Have something closed that nobody waits for."""
@@ -128,7 +139,7 @@ class MountedTier:
     def reject(self, digest: Digest) -> None:
         """The blob's bytes are not those of its digest: never find it again."""
         self._miss(digest, float("inf"))
-        self._metrics.tier_failed(self.name, "corrupt")
+        self._failed("corrupt")
         _log.error("tier.corrupt", tier=self.name, path=self._path, digest=str(digest))
 
     def _miss(self, digest: Digest, until: float) -> None:
@@ -139,11 +150,14 @@ class MountedTier:
     # --- whether it works -------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, object]:
-        """What ``/stats`` shows."""
+        """What ``/stats`` shows; ``seconds``: of a call on the file system, on average."""
         return {
             "name": self.name,
             "path": self._path,
             "state": "works" if self._trouble is None else f"rests: {self._trouble}",
+            **self._counts,
+            "bytes": self._bytes,
+            "seconds": self._calls.value,
             "hung": self._threads.hung,
         }
 
@@ -175,12 +189,20 @@ class MountedTier:
             self._works()
 
     def _rest(self, kind: str, trouble: str) -> None:
-        self._metrics.tier_failed(self.name, kind)
+        self._failed(kind)
         self._next_try = self._clock() + _BACK_OFF
         if self._trouble is None:
             _log.warning("tier.rests", tier=self.name, path=self._path, reason=trouble)
             self._metrics.tier_up(self.name, up=False)
         self._trouble = trouble
+
+    def _failed(self, kind: str) -> None:
+        self._counts["failure"] += 1
+        self._metrics.tier_failed(self.name, kind)
+
+    def _took(self, seconds: float) -> None:
+        self._calls.add(seconds)
+        self._metrics.tier_latency(self.name, seconds)
 
     def _works(self) -> None:
         if self._trouble is not None:

@@ -66,6 +66,25 @@ async def test_forward_proxies_are_tried_each(tmp_path: Path, unused_tcp_port: i
     assert (way.kind, "no connection" in str(way.error)) == ("way", True)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(200, None), (403, "http_access"), (407, "http_access"), (503, "access log"), (520, "access log")],
+)
+async def test_what_a_forward_proxy_answers(status: int, said: str | None, tmp_path: Path) -> None:
+    """One that refuses, or does not get through, is no way: said with what to do, whatever the status."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as forward_proxy:
+        more = f"[forward_proxies]\ngroups = 'http://127.0.0.1:{forward_proxy.port}'\n"
+        _, way = await look_at_parent(tmp_path, json.dumps({"version": "1", "chunk_size": MIB}).encode(), more)
+    assert (way.error is None) == (said is None)
+    assert said is None or (said in str(way.error) and f"answers {status}" in str(way.error))
+
+
 async def test_a_repository_tells_its_revision(tmp_path: Path) -> None:
     """The letters of a CVMFS repository are fetched and checked; what cannot be believed is an error."""
     (tmp_path / "www").mkdir()

@@ -32,9 +32,29 @@ def test_figures_are_shown_as_a_table(fake: FakeInstance, server: str, capsys: p
     assert "3.0 GiB" in out
 
 
+def test_tiers_and_sources_are_tables(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each, with what it had and how it is; what only some have goes under its name."""
+    asked = {"hit": 1200, "miss": 3, "failure": 2, "bytes": 5 << 20, "seconds": 0.0123}
+    parent = {
+        "name": "parent",
+        "state": "trouble: no answer",
+        **asked,
+        "ways": {"http://squid:3128": "left out for now"},
+    }
+    tier = {"name": "cvmfs:/images", "path": "/images", "state": "works", **asked, "seconds": None}
+    fake.put("/stats", Canned(json.dumps({"version": "0.1.0", "tiers": [tier], "sources": [parent]}).encode()))
+    assert main.run(["stats", "--server", server]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    row = ["│", "1,200", "│", "3", "│", "2", "│", "5.0", "MiB", "│"]
+    assert ["parent", "│", "trouble:", "no", "answer", *row, "12.3", "ms"] in lines
+    assert ["cvmfs:/images", "│", "works", *row, "none"] in lines
+    assert ["sources.parent.ways.http://squid:3128", "│", "left", "out", "for", "now"] in lines
+    assert ["tiers.cvmfs:/images.path", "│", "/images"] in lines
+
+
 def test_rows() -> None:
     """Every kind of figure has a text."""
-    found = dict(rows({**FIGURES, "errors": [], "hosts": ["a", "b"], "seconds": 0.12345}))
+    found = dict(rows({**FIGURES, "errors": [], "hosts": ["a", "b"], "seconds": 0.12345, "share": 2 / 3}))
     assert found == {
         "version": "0.1.0",
         "store.bytes": "3.0 GiB",
@@ -44,7 +64,8 @@ def test_rows() -> None:
         "upstreams.docker.io.rangeless": "False",
         "errors": "none",
         "hosts": "a, b",
-        "seconds": "0.123",
+        "seconds": "123 ms",
+        "share": "0.667",
     }
 
 

@@ -100,13 +100,15 @@ async def test_a_source_recovers_with_its_next_delivery() -> None:
     """The state is that of the last exchange, with the trouble in words."""
     scripted = Scripted(entry=UpstreamUnreachable("the wire is cut"))
     metrics = Metrics()
-    source = Watched(scripted, metrics, lambda: {"ways": 1})
+    ticks = iter([0.0, 10.0, 10.5])  # a question that failed, one that had its first bytes after half a second
+    source = Watched(scripted, metrics, lambda: {"ways": 1}, lambda: next(ticks))
     with pytest.raises(UpstreamUnreachable):
         await ask(source)
     assert source.stats()["state"] == "trouble: the wire is cut"
     scripted.entry = None
     await ask(source)
-    assert source.stats() == {"name": "parent", "state": "works", "hit": 1, "miss": 0, "failure": 1, "ways": 1}
+    figures = {"hit": 1, "miss": 0, "failure": 1, "bytes": 1, "seconds": 0.5}
+    assert source.stats() == {"name": "parent", "state": "works", **figures, "ways": 1}
     assert metrics.registry.get_sample_value("registry_proxy_source_up", {"source": "parent"}) == 1
     source.doubt(PLACE.digest)
     assert scripted.doubted == [PLACE.digest]

@@ -344,3 +344,19 @@ def test_mounts_are_configured_by_file_or_flag(tmp_path: Path) -> None:
     file.write_text("[cvmfs]\npath = '/x'\n")
     with pytest.raises(ConfigInvalid, match=r"cvmfs: expected tables under \[\[cvmfs\]\]"):
         load(file, {})
+
+
+async def test_what_it_gave_is_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hits, misses, failures, bytes and the time of calls: each question counts once."""
+    blob, other = noise(CHUNK), noise(CHUNK + 1)
+    assert bench.tier.stats()["seconds"] is None
+    bench.publish(blob)
+    assert await bench.read(blob, Span(0, 5)) == blob.data[:5]
+    assert [await bench.read(other, Span(0, 5)) for _ in range(2)] == [None, None]
+    monkeypatch.setattr(tree, "open_blob", failing(errno.EIO))
+    assert await bench.read(blob, Span(0, 5)) is None
+    figures = bench.tier.stats()
+    assert {name: figures[name] for name in ("hit", "miss", "failure", "bytes")} == {
+        "hit": 1, "miss": 2, "failure": 1, "bytes": 5
+    }  # fmt: skip
+    assert 0 < float(str(figures["seconds"])) < LIMIT
