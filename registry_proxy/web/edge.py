@@ -18,7 +18,7 @@ from aiohttp import web
 
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
-from registry_proxy.errors import RegistryProxyError, StoreUnusable, UnknownUpstream, WriteRefused
+from registry_proxy.errors import BadRequest, RegistryProxyError, StoreUnusable, UnknownUpstream, WriteRefused
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan import chunk_objects, routing
 from registry_proxy.plan.routing import (
@@ -177,6 +177,8 @@ class Edge:
             await asyncio.sleep(wait)
         if request.method not in ("GET", "HEAD"):
             raise WriteRefused("this registry is a read-only proxy")
+        if request.version.major != 1:  # aiohttp reads a line without a version as HTTP/0.9, and one that claims 2.0
+            raise BadRequest("HTTP/1.1 and HTTP/1.0 are spoken here")
         known = self._known.get((request.raw_path, request.headers.get("OCI-Namespace"), exchange.asked.listener))
         if known is not None:
             exchange.path, exchange.kind, exchange.query, exchange.asked, exchange.upstream = known.told

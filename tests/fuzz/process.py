@@ -4,9 +4,11 @@ Every `EVERY` inputs it says on standard error how many blocks of memory Python 
 """
 
 import gc
+import logging
 import sys
 
 import atheris
+import structlog
 
 from tests.fuzz import targets
 
@@ -15,6 +17,7 @@ EVERY = 20_000
 
 def main() -> None:
     """Load the target with its code instrumented, and fuzz it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     atheris.enabled_hooks.add("str")
     with atheris.instrument_imports(include=["registry_proxy"]):
         run = targets.load(sys.argv[1])

@@ -147,6 +147,14 @@ async def test_absolute_form_is_understood(wire: Wire) -> None:
     assert (await wire.ask("http://somewhere/v2/")).body == b"{}"
 
 
+@pytest.mark.parametrize("line", ["GET /v2/", "GET /v2/ HTTP/0.9", "GET /v2/ HTTP/2.0"])
+async def test_other_versions_are_refused(face: Face, line: str) -> None:
+    """A request line without a version, or with one that is not spoken here, is 400."""
+    async with Wire(face.addresses[0]) as wire:
+        wire.writer.write(f"{line}\r\n\r\n".encode())
+        assert (await wire.answer()).status == 400
+
+
 async def test_a_tls_hello_gets_400(face: Face) -> None:
     """A client that speaks TLS to the plain port gets a readable answer and its connection is closed."""
     async with Wire(face.addresses[0]) as wire:
