@@ -21,7 +21,7 @@ from registry_proxy.pull.wish import Wish
 from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Urgency
 from registry_proxy.tiers.base import Chunk, MemoryChunk
 from registry_proxy.tiers.stack import TierBlob
-from registry_proxy.tiers.store import Room
+from registry_proxy.tiers.store import Room, StoredChunk
 
 _log = structlog.get_logger()
 
@@ -128,7 +128,9 @@ class BlobFlights:
             if here is not None:
                 return here, "store"
             landed = await self._landed(index, wish)
-            if landed is not None:
+            if isinstance(landed, StoredChunk) and not landed.unchanged():
+                landed.close()  # written to from outside since it was committed: to be hashed like any that is found
+            elif landed is not None:
                 return landed, "upstream"
         raise Trouble(f"chunk {index} of {self.place.digest} was fetched and lost again, {_LOSSES} times")
 

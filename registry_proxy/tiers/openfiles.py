@@ -106,6 +106,10 @@ class StoredChunk:
             raise ValueError("the chunk was given back")
         return self._open.identity
 
+    def unchanged(self) -> bool:
+        """True if nobody has written to its file since it was opened, nor removed it."""
+        return self._open is not None and self._open.unchanged()
+
     @property
     def sha256(self) -> bytes:
         """The hash of the chunk, 32 bytes; raises OSError."""

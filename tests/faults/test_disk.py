@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry_proxy.plan.chunks import Span
+from registry_proxy.pull.landing import BlobLanding
 from tests.fakes.instance import CHUNK, HOST, Bench, Benches, benches, noise
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
 from tests.fakes.wire import Wire
@@ -238,3 +240,25 @@ async def test_a_limit_on_file_sizes(tmp_path: Path, upstream: FakeUpstream) -> 
         assert proxy.process.popen.poll() is None
     finally:
         await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
+async def test_a_chunk_damaged_between_its_commit_and_its_reader(
+    bench: Benches, upstream: FakeUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a chunk gets it open as it was committed; what has become of it meanwhile is looked at first."""
+    new = upstream.add_blob(NEW)
+    damaged: list[Path] = []
+    land = BlobLanding.land
+
+    async def meddled(self: BlobLanding, index: int, *rest: Any) -> Any:
+        chunk = await land(self, index, *rest)
+        if index == 1 and not damaged:
+            damaged.append(tmp_path / "store" / "chunks" / new.hex[:2] / new.hex / "0" / "1")
+            await asyncio.to_thread(flipped, damaged[0])
+        return chunk
+
+    monkeypatch.setattr(BlobLanding, "land", meddled)
+    async with bench(listen=True) as b:
+        assert await right(b, new, NEW)
+        assert damaged
+        assert await right(b, new, NEW)
