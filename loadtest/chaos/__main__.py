@@ -1,6 +1,6 @@
 """Random faults of upstream, disk, process and clients, under clients that check every byte against the truth.
 
-    python -m loadtest.chaos [--minutes 30] [--clients 200] [--seed N] [--workers 1]
+    python -m loadtest.chaos [--minutes 30] [--clients 200] [--seed N] [--workers 1] [--only FAULT …]
 
 The seed is printed and draws faults, blobs and requests (not the order in which a busy machine runs them). After the faults
 everything is mended, every blob is asked for whole and in ranges, and the store is verified. What must not happen: wrong bytes in a
@@ -40,7 +40,13 @@ _SAMPLED: Final = 1.0
 
 
 async def chaos(
-    minutes: float, clients: int, seed: int, rest: float = 2.0, pause: float = PAUSE, workers: int = 1
+    minutes: float,
+    clients: int,
+    seed: int,
+    rest: float = 2.0,
+    pause: float = PAUSE,
+    workers: int = 1,
+    only: Sequence[str] = ("*",),
 ) -> Tally:
     """All of it; what was seen."""
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name:
@@ -52,7 +58,7 @@ async def chaos(
                     client = Client(calls, around.truth, around.tally, dice, until, pause)
                     group.create_task(client.work())
                 group.create_task(watch(around, until))
-                await inject(around, until, rest)
+                await inject(around, until, rest, only)
             kept.say("the faults are over")
             await mended(around, calls)
             return around.tally
@@ -145,10 +151,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that answer; beyond one, each may be killed by itself"
     )
+    parser.add_argument(
+        "--only", nargs="+", default=["*"], help="patterns of faults' names, such as 'upstream *' killed"
+    )
     given = parser.parse_args(words)
     kept.say(f"seed {given.seed}")
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # the upstream's own words about those who hang up
-    tally = asyncio.run(chaos(given.minutes, given.clients, given.seed, given.rest, given.pause, given.workers))
+    tally = asyncio.run(
+        chaos(given.minutes, given.clients, given.seed, given.rest, given.pause, given.workers, given.only)
+    )
     kept.keep(
         "chaos",
         {"minutes": given.minutes, "clients": given.clients, "seed": given.seed, "workers": given.workers},

@@ -121,17 +121,18 @@ class Client:
                 self._wrong(f"a wrong manifest for {name}")
 
     async def _whole(self, number: int) -> None:
-        at, fine, size = 0, True, self._truth.sizes[number]
+        at, wrong, size = 0, "", self._truth.sizes[number]
         async with self._session.get(self._path(number)) as answer:
             _expect(answer, 200)
             async for data in answer.content.iter_any():
-                fine = fine and self._truth.right(number, Span(at, at + len(data)), data)
+                if not wrong and not self._truth.right(number, Span(at, at + len(data)), data):
+                    wrong = self._truth.difference(number, at, data[: size - at])
                 at += len(data)
         self._tally.bytes += at
         if at != size:
             self._wrong(f"truncated: {at} bytes of the {size} of blob {number}, without a failure")
-        elif not fine:
-            self._wrong(f"wrong bytes in a complete answer: blob {number}")
+        elif wrong:
+            self._wrong(f"wrong bytes in a complete answer: blob {number}: {wrong}")
         else:
             self._truth.had_whole(number)
 
@@ -150,7 +151,7 @@ class Client:
         if said != f"bytes {span.start}-{span.stop - 1}/{self._truth.sizes[number]}" or len(body) != len(span):
             self._wrong(f"another range: {said} and {len(body)} bytes for {span} of blob {number}")
         elif not self._truth.right(number, span, body):
-            self._wrong_range(number, span, verified)
+            self._wrong_range(number, span, verified, body)
 
     async def _parts(self, number: int) -> None:
         size, verified = self._truth.sizes[number], self._truth.is_verified(number)
@@ -165,7 +166,7 @@ class Client:
             self._wrong(f"other parts than were asked for of blob {number}")
         for start, (_, found) in zip(starts, parts, strict=False):
             if not self._truth.right(number, Span(start, start + 1000), found):
-                self._wrong_range(number, Span(start, start + 1000), verified)
+                self._wrong_range(number, Span(start, start + 1000), verified, found)
 
     async def _leave(self, number: int) -> None:
         """Vanish in the middle."""
@@ -208,10 +209,11 @@ class Client:
     def _wrong(self, what: str) -> None:
         self._tally.wrongs.append(what)
 
-    def _wrong_range(self, number: int, span: Span, verified: bool) -> None:
+    def _wrong_range(self, number: int, span: Span, verified: bool, found: bytes) -> None:
         """``verified``: it was when the request went out, and is still: no fault has taken the records since."""
         if verified and self._truth.is_verified(number):
-            self._wrong(f"wrong bytes in {span} of blob {number}, which was verified")
+            how = self._truth.difference(number, span.start, found)
+            self._wrong(f"wrong bytes in {span} of blob {number}, which was verified: {how}")
         else:
             self._tally.undigested += 1
 

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -199,7 +200,8 @@ async def chunks_damaged(world: World) -> None:
 
 
 def _some_chunks(world: World) -> Iterator[Path]:
-    found = sorted(path for path in (world.store / "chunks").rglob("*") if path.is_file())
+    walk = os.walk(world.store / "chunks")  # which does not mind what is evicted meanwhile
+    found = sorted(Path(directory, name) for directory, _, names in walk for name in names)
     yield from world.dice.sample(found, min(len(found), 30))
 
 
@@ -332,13 +334,22 @@ LOCAL: Final[tuple[Fault, ...]] = (
 WORKERS: Final[tuple[Fault, ...]] = (worker_killed, worker_killed, worker_killed)
 
 
-async def inject(world: World, until: float, rest: float) -> None:
-    """Faults of the upstream, and beside them those of the disk and the process, until then (monotonic seconds)."""
+async def inject(world: World, until: float, rest: float, only: Sequence[str] = ("*",)) -> None:
+    """Faults of the upstream, and beside them those of the disk and the process, until then (monotonic seconds).
+
+    ``only``: patterns (fnmatch) of their names.
+    """
     local = LOCAL + (WORKERS if world.workers > 1 else ())
     usable = [fault for fault in local if world.mounted or fault not in NEEDS_DISK]
     async with asyncio.TaskGroup() as group:
-        group.create_task(_inject(world, UPSTREAM, until, rest))
-        group.create_task(_inject(world, usable, until, rest))
+        for faults in (UPSTREAM, usable):
+            wanted = [fault for fault in faults if any(fnmatchcase(_name(fault), pattern) for pattern in only)]
+            if wanted:
+                group.create_task(_inject(world, wanted, until, rest))
+
+
+def _name(fault: Fault) -> str:
+    return fault.__name__.replace("_", " ")
 
 
 async def _inject(world: World, faults: Sequence[Fault], until: float, rest: float) -> None:
@@ -348,7 +359,7 @@ async def _inject(world: World, faults: Sequence[Fault], until: float, rest: flo
         if not pile:
             pile = world.dice.sample(faults, len(faults))
         fault = pile.pop()
-        name = fault.__name__.replace("_", " ")
+        name = _name(fault)
         world.tally.faults[name] += 1
         say(name)
         await fault(world)

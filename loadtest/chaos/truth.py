@@ -46,6 +46,17 @@ class Truth:
         """True if these are the bytes of a span."""
         return found == self.blob(number)[span.start : span.stop]
 
+    def difference(self, number: int, at: int, found: bytes) -> str:
+        """What is wrong with bytes of a blob that begin at ``at``: how many, from where, and how the first one differs."""
+        wrong = [
+            (at + offset, one ^ other)
+            for offset, (one, other) in enumerate(zip(found, self.blob(number)[at : at + len(found)], strict=True))
+            if one != other
+        ]
+        return (
+            f"{len(wrong)} bytes from {wrong[0][0]} to {wrong[-1][0]}, first by {wrong[0][1]:#x}" if wrong else "none"
+        )
+
     def had_whole(self, number: int) -> None:
         """A client had all of a blob, and it was right."""
         self._verified.add(number)
