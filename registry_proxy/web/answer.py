@@ -29,21 +29,20 @@ class Answer:
 
     def wire(self, request: web.BaseRequest) -> bytes:
         """The bytes that answer this request. Raises ValueError for a header that would become two."""
-        lines = [_status_line(self.status), f"Date: {_date(int(time.time()))}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        head = "\r\n".join(lines)
-        if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
-            raise ValueError("a header has a line break")
-        body = self.body
-        if "\r\nContent-Length: " not in head and self.status not in _BODILESS:
-            head = f"{head}\r\nContent-Length: {len(body or b'')}"
-        old = request.version != HttpVersion11
-        if request.keep_alive:
-            if old:
-                head += "\r\nConnection: keep-alive"
-        elif not old:
-            head += "\r\nConnection: close"
-        start = f"{head}\r\n\r\n".encode("utf-8", "surrogateescape")
+        status, body, stated = self.status, self.body, self.status in _BODILESS
+        lines = [_first_lines(status, int(time.time()))]
+        for name, value in self.headers:
+            if "\n" in value or "\r" in value:
+                raise ValueError(f"a line break in {name}")
+            stated = stated or name == "Content-Length"
+            lines.append(f"{name}: {value}\r\n")
+        if not stated:
+            lines.append(f"Content-Length: {len(body or b'')}\r\n")
+        if request.version != HttpVersion11:
+            lines.append("Connection: keep-alive\r\n\r\n" if request.keep_alive else "\r\n")
+        else:
+            lines.append("\r\n" if request.keep_alive else "Connection: close\r\n\r\n")
+        start = "".join(lines).encode("utf-8", "surrogateescape")
         return start + body if body is not None and request.method != "HEAD" else start
 
 
@@ -67,14 +66,10 @@ CLOSED: Final = Sent(keep_alive=False)
 
 
 @lru_cache(64)
-def _status_line(status: int) -> str:
+def _first_lines(status: int, second: int) -> str:
+    """The status line and ``Date``, which are the same for all answers of a second."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    return f"HTTP/1.1 {status} {phrase}"
-
-
-@lru_cache(2)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+    return f"HTTP/1.1 {status} {phrase}\r\nDate: {formatdate(second, usegmt=True)}\r\n"
