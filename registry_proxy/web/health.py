@@ -1,4 +1,4 @@
-"""What is not the registry API: health, metrics, figures, and a line for a person who opens the address in a browser."""
+"""What is not the registry API: health, metrics, figures, and a page for whoever opens the address in a browser."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from registry_proxy import __version__
 from registry_proxy.errors import NoSuchEndpoint
+from registry_proxy.web import page
 from registry_proxy.web.answer import Answer
 from registry_proxy.web.exchange import Exchange
 
@@ -44,6 +45,8 @@ class Health:
         """The answer to one of these paths; raises NoSuchEndpoint."""
         match path:
             case "/":
+                if "text/html" in (exchange.header("Accept") or ""):
+                    return exchange.answer(200, *page.HEADERS, body=page.BODY)
                 return exchange.answer(200, _TEXT, body=_HELLO.encode())
             case "/healthz":
                 return exchange.answer(200, _TEXT, _NEVER_KEPT, body=b"ok\n")

@@ -11,6 +11,7 @@ from tests.setup.cache import SetupError, run, say
 NEEDED = (
     "apache2-utils",
     "bindfs",
+    "chromium",
     "conmon",
     "containerd",
     "debootstrap",

@@ -129,8 +129,11 @@ async def test_health_paths(wire: Wire) -> None:
     assert (await wire.ask("/readyz")).status == 200
     assert msgspec.json.decode((await wire.ask("/stats")).body) == {"chunks": 3}
     assert b"registry-proxy" in (await wire.ask("/")).body
+    page = await wire.ask("/", "Accept: text/html,*/*;q=0.8")
+    assert page.body.startswith(b"<!doctype html>")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     metrics = await wire.ask("/metrics")
-    assert b'registry_proxy_requests_total{kind="health",method="GET",status="2xx"} 4.0' in metrics.body
+    assert b'registry_proxy_requests_total{kind="health",method="GET",status="2xx"} 5.0' in metrics.body
     assert (await wire.ask("/healthz", method="HEAD")).status == 200
 
 
