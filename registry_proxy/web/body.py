@@ -119,6 +119,12 @@ class Outbox:
     async def _send_file(self, piece: Piece, start: int, stop: int) -> None:
         file = piece.chunk.file
         assert file is not None  # noqa: S101  # the caller asked
+        sent = self._send_now(file.fileno(), start, stop)
+        self.sent += sent
+        start += sent
+        if start == stop:
+            await asyncio.sleep(0)  # others have their turn
+            return
         try:
             async with asyncio.timeout(self._stall):
                 sent = await self._loop.sendfile(self._transport(), file, start, stop - start, fallback=False)
@@ -131,6 +137,20 @@ class Outbox:
         self.sent += sent
         if sent != stop - start:
             raise BodyShort(f"a chunk's file gave {sent} bytes of {stop - start}")
+
+    def _send_now(self, file: int, start: int, stop: int) -> int:
+        """What the socket takes at once, in bytes; asyncio's way costs several times as much as the call itself. Raises ClientGone."""
+        transport = self._transport()
+        if transport.get_write_buffer_size():
+            return 0
+        try:
+            return os.sendfile(transport.get_extra_info("socket").fileno(), file, start, stop - start)
+        except BlockingIOError:
+            return 0
+        except ConnectionError as error:
+            raise ClientGone("the client closed the connection") from error
+        except OSError as error:
+            raise BodyShort(f"a chunk's file cannot be sent: {error}") from error
 
     def _transport(self) -> asyncio.Transport:
         transport = self._protocol.transport

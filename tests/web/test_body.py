@@ -172,19 +172,24 @@ async def test_bytes_and_pieces_are_counted_by_tier(wire: Wire, url: str, metric
     assert metrics.registry.get_sample_value("registry_proxy_misses_total") == 2
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "when the socket has room"])
 @pytest.mark.parametrize(
     ("cause", "cut_by"),
     [(BrokenPipeError(), "client"), (ConnectionResetError(), "client"), (OSError(5, "I/O"), "proxy")],
 )
-async def test_a_sendfile_that_fails_before_its_first_byte(
-    wire: Wire, url: str, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, cause: OSError, cut_by: str
+async def test_a_sendfile_that_fails(
+    wire: Wire, url: str, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, cause: OSError, cut_by: str, waits: bool
 ) -> None:
-    """asyncio hides why: a client that has just left is one that left, a file that cannot be read is our own trouble."""
+    """A client that has just left is one that left, also where asyncio hides why; a file that cannot be read is our own trouble."""
 
-    async def fails(*_: object, **__: object) -> int:
+    def at_once(*_: object) -> int:
+        raise BlockingIOError if waits else cause
+
+    async def later(*_: object, **__: object) -> int:
         raise asyncio.SendfileNotAvailableError("os.sendfile call failed") from cause
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "sendfile", fails)
+    monkeypatch.setattr("os.sendfile", at_once)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sendfile", later)
     answer = await wire.ask(url)
     assert not answer.complete
     assert metrics.registry.get_sample_value("registry_proxy_responses_cut_total", {"by": cut_by}) == 1
