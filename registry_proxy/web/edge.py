@@ -53,6 +53,9 @@ _LOGGED = 512
 _KNOWN: Final = 4096
 """Paths whose meaning is kept."""
 
+_LONGEST_KNOWN: Final = 1024
+"""Characters of such a path with its query: nobody fills memory with long ones that mean the same."""
+
 _CLIENT_LEFT = 499
 """For the log and the metrics: the client left before there was an answer (nginx's number; never on the wire)."""
 
@@ -221,7 +224,7 @@ class Edge:
 
     def _learn(self, exchange: Exchange, route: Route, target: Target | None) -> None:
         """Keep what the path of a blob or a manifest means: it is asked for again and again."""
-        if not isinstance(route, BlobRoute | ManifestRoute):
+        if not isinstance(route, BlobRoute | ManifestRoute) or len(exchange.request.raw_path) > _LONGEST_KNOWN:
             return
         if len(self._known) >= _KNOWN:
             self._known.clear()

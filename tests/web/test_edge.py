@@ -145,6 +145,15 @@ async def test_not_ready_says_why(start: StartFace) -> None:
     assert (answer.status, answer.body) == (503, b"not ready: the store is locked\n")
 
 
+async def test_what_is_kept_of_paths_is_bounded(face: Face, wire: Wire, heart: MemoryHeart) -> None:
+    """The meaning of a path is kept, but not that of one with a query of kilobytes, which is answered all the same."""
+    heart.manifests["registry.test", "a", "latest"] = MANIFEST
+    path = "/v2/a/manifests/latest?ns=registry.test"
+    for query in ("", f"&x={'y' * 5000}"):
+        assert (await wire.ask(path + query)).body == BODY
+    assert [key[0] for key in face._edge._known] == [path]
+
+
 async def test_absolute_form_is_understood(wire: Wire) -> None:
     """A request target may be a whole URL (RFC 9112 §3.2.2)."""
     assert (await wire.ask("http://somewhere/v2/")).body == b"{}"
