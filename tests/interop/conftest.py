@@ -16,6 +16,7 @@ from tests.interop.harness.front import Front, front
 from tests.interop.harness.process import LOGS, complaints, mounts_below, tail, unmount_below
 from tests.interop.harness.proxy import SOURCE, Proxy, registry_proxy
 from tests.interop.harness.registries import Image, fill, registry
+from tests.setup.crates import cargo
 
 HERE = Path(__file__).parent
 TIMEOUT = 300  # seconds per test: real programs, images of 60 MB, two cores
@@ -57,6 +58,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured")
         for line in FIGURES:
             terminalreporter.write_line(line)
+
+
+collect_ignore = [] if cargo() else ["test_fuse_client.py"]
+"""Without Rust on the machine there is no such client; test_mounted has the same over bindfs."""
 
 
 @pytest.fixture

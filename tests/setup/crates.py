@@ -11,19 +11,36 @@ CVMFS: Final = ("cvmfs", "0.4.2", "cvmfs-cli")  # crate, version, program: an in
 NEEDS: Final = (1, 88)  # of cargo, for that crate
 
 
+def cargo() -> str | None:
+    """A cargo that can build these, or None."""
+    found = shutil.which("cargo")
+    return found if found is not None and _version(run(found, "--version")) >= NEEDS else None
+
+
 def cvmfs_client() -> Path | None:
     """The FUSE client, built if need be; None without a cargo that can build it."""
-    cargo = shutil.which("cargo")
-    if cargo is None or _version(run(cargo, "--version")) < NEEDS:
+    builder = cargo()
+    if builder is None:
         return None
     name, version, binary = CVMFS
-    return once(ROOT / "programs" / f"{name}-{version}", lambda new: _install(cargo, name, version, new)) / binary
+    return once(ROOT / "programs" / f"{name}-{version}", lambda new: _install(builder, name, version, new)) / binary
 
 
-def _install(cargo: str, name: str, version: str, directory: Path) -> None:
+def _install(builder: str, name: str, version: str, directory: Path) -> None:
     """Builds a crate, and keeps nothing but its programs."""
     scratch = directory.with_suffix(".build")
-    run(cargo, "install", name, "--version", version, "--locked", "--root", scratch, "--target-dir", scratch / "target")
+    run(
+        builder,
+        "install",
+        name,
+        "--version",
+        version,
+        "--locked",
+        "--root",
+        scratch,
+        "--target-dir",
+        scratch / "target",
+    )
     (scratch / "bin").rename(directory)
 
 
