@@ -6,8 +6,6 @@ No container engine runs here: what can be checked without one is.
 import json
 import re
 import shlex
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,13 +42,6 @@ def known() -> set[str]:
     }
 
 
-def _plugin() -> bool:
-    """Whether the docker command here has compose."""
-    docker = shutil.which("docker")
-    asked = docker and subprocess.run([docker, "compose", "version"], capture_output=True, timeout=60)
-    return bool(asked) and asked.returncode == 0
-
-
 class _Store:
     bytes = limit = chunks = evictions = 0
 
@@ -63,17 +54,6 @@ def test_the_site_is_complete() -> None:
         assert set(service.get("depends_on", ())) <= set(SERVICES)
         for source, _ in mounts(name):
             assert source.startswith("./") or source in COMPOSE["volumes"], source
-
-
-@pytest.mark.skipif(
-    shutil.which("docker-compose") is None and not _plugin(), reason="no docker compose on this machine"
-)
-def test_compose_takes_it() -> None:
-    """Compose itself finds nothing wrong with the file; no engine is asked."""
-    command = ["docker", "compose"] if _plugin() else ["docker-compose"]
-    file = ROOT / "docker-compose.yml"
-    done = subprocess.run([*command, "-f", file, "config", "-q"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("service", SERVICES)
