@@ -102,10 +102,12 @@ class World:
         deadline = time.monotonic() + STARTS
         while True:
             try:
-                return await asyncio.to_thread(self.proxy.start)
+                await asyncio.to_thread(self.proxy.start)
             except Failure:
                 if time.monotonic() > deadline or self.workers == 1:
                     raise
+            else:
+                return
             self.tally.faults["  start refused"] += 1
             await asyncio.sleep(0.5)
 
