@@ -105,6 +105,10 @@ class UpstreamBroken(Trouble):
     """The upstream answered nonsense: wrong size, wrong digest, wrong Content-Range, short or endless body, not a registry."""
 
 
+class SizeContested(UpstreamBroken):
+    """The upstream has sent a blob of another size than it, or its manifest, has named before: one of the two is wrong."""
+
+
 class UpstreamFailed(Trouble):
     """The upstream answered 5xx or 408, or refused the proxy's own account."""
 
@@ -213,6 +217,7 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     UpstreamUnreachable: Answer(502, "UNKNOWN"),
     UpstreamDown: Answer(502, "UNKNOWN"),
     UpstreamBroken: Answer(502, "UNKNOWN"),
+    SizeContested: Answer(502, "UNKNOWN"),
     UpstreamFailed: Answer(502, "UNKNOWN"),
     AccountRefused: Answer(502, "UNKNOWN"),
     RepositoryRefused: Answer(502, "UNKNOWN"),

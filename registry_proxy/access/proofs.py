@@ -71,5 +71,12 @@ class Proofs:
         if self._anonymous(place):
             await self._records.public.put(str(place.digest), Public(size))
 
+    async def contested(self, place: BlobPlace) -> None:
+        """The size that was proved, or claimed, is not the one that the repository sends."""
+        key = digest_key(place.upstream, place.repository, place.digest)
+        await self._records.facts.delete(key)
+        await self._records.hints.delete(key)
+        await self._records.public.delete(str(place.digest))
+
     def _anonymous(self, place: BlobPlace) -> bool:
         return self._registries[place.upstream].anonymous(place.repository)

@@ -47,6 +47,9 @@ class Doorkeeper(Protocol):
     async def proved(self, place: BlobPlace, size: int) -> None:
         """The repository itself has just begun to send this blob."""
 
+    async def contested(self, place: BlobPlace) -> None:
+        """The size of this blob, as it was proved, is not what its repository sends: believe it no longer."""
+
     async def may_share(self, place: BlobPlace) -> bool:
         """True if this blob may come from what is shared with others: private content never does."""
 
@@ -145,6 +148,7 @@ class Blobs:
             flying=set(),
             aside=self._aside if tiers else None,
             delivered=lambda place, size: self._later(self._proved(place, size)),
+            contested=lambda place: self._later(self._contested(place)),
             learned_rangeless=lambda place: self._later(self._start_siblings(place)),
         )
 
@@ -236,6 +240,12 @@ class Blobs:
         flights = self._flights.get((place.digest, size))
         if flights is not None and place not in self._open:
             self._remember(OpenBlob(place, size, flights, self._store, self._policy.read_ahead))
+
+    async def _contested(self, place: BlobPlace) -> None:
+        """Whoever comes next asks anew how large this blob is; a size that was wrong once must not be believed for ever."""
+        for known in [known for known in self._open if known.digest == place.digest]:
+            del self._open[known]
+        await self._doorkeeper.contested(place)
 
     async def _start_siblings(self, place: BlobPlace) -> None:
         """A lazy client reads the end of every layer: on a range-less upstream their downloads have to start now.

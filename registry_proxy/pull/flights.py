@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from registry_proxy.errors import NoRoom, NotSoon, RegistryProxyError, Trouble, UpstreamUnreachable
+from registry_proxy.errors import NoRoom, NotSoon, RegistryProxyError, SizeContested, Trouble, UpstreamUnreachable
 from registry_proxy.plan.chunks import Grid, Run, Span
 from registry_proxy.plan.readahead import Trail, run_chunks
 from registry_proxy.pull.flight import Flight
@@ -228,6 +228,8 @@ class BlobFlights:
             await flight.fly()
         except RegistryProxyError as error:
             trouble = error
+            if isinstance(error, SizeContested) and not self.landing.verified:
+                self._heart.contested(self.place)
             _log.warning("flight.failed", digest=str(self.place.digest), upstream=self.place.upstream, error=str(error))
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not leave readers waiting for ever
             _log.exception("flight.crashed", digest=str(self.place.digest))

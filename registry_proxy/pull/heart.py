@@ -34,6 +34,7 @@ class Heart:
     flying: set[Flying]  # keeps those with running flights alive
     aside: Callable[[BlobPlace, int], Awaitable[TierBlob | None]] | None
     delivered: Callable[[BlobPlace, int], None]
+    contested: Callable[[BlobPlace], None]
     learned_rangeless: Callable[[BlobPlace], None]
     waits: defaultdict[SourceHost, Waits] = field(default_factory=lambda: defaultdict(Waits))
 

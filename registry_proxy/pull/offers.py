@@ -57,6 +57,10 @@ class ShelfDoor:
         """See ``Doorkeeper``."""
         await self._door.proved(place, size)
 
+    async def contested(self, place: BlobPlace) -> None:
+        """See ``Doorkeeper``."""
+        await self._door.contested(place)
+
     async def may_share(self, place: BlobPlace) -> bool:
         """See ``Doorkeeper``."""
         return await self._door.may_share(place)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from registry_proxy.errors import BlobUnknown, UpstreamBroken
+from registry_proxy.errors import BlobUnknown, SizeContested, UpstreamBroken
 from registry_proxy.net.response import Response
 from registry_proxy.net.upstream import Ask, UpstreamClient
 from registry_proxy.oci.digest import Digest
@@ -85,6 +85,8 @@ class UpstreamSource:
             span, total = _check_part(response, span, size)
             self._rangeless.honoured_range(place.upstream, response.origin)
             return UpstreamDelivery(response, span, total, ranged=True, received=received)
+        if response.status == 416:
+            raise SizeContested(f"{response.origin} has no {span} of a blob of {size} bytes")
         if response.status != 200:
             raise UpstreamBroken(f"{response.origin} answers {response.status} to {span} of a blob of {size} bytes")
         total = _check_whole(response, size)
@@ -100,7 +102,9 @@ def _check_part(response: Response, span: Span, size: int | None) -> tuple[Span,
     if found is None or response.media_type.startswith("multipart/"):
         raise UpstreamBroken(f"{response.origin} answers 206 with Content-Range {said[:80]!r}")
     wanted = Span(span.start, min(span.stop, found.total)) if span.start <= found.total else span
-    if found.span != wanted or found.total != (found.total if size is None else size):
+    if size is not None and found.total != size:
+        raise SizeContested(f"{response.origin} sends {said!r} of a blob of {size} bytes")
+    if found.span != wanted:
         raise UpstreamBroken(f"{response.origin} sends {said!r} when asked for {span} of {size} bytes")
     if response.length not in {None, len(wanted)}:
         raise UpstreamBroken(f"{response.origin} sends {response.length} bytes as {said!r}")
@@ -115,5 +119,5 @@ def _check_whole(response: Response, size: int | None) -> int:
     if size is None and response.media_type == "text/html":
         raise UpstreamBroken(f"{response.origin} sends a web page instead of a blob")
     if size is not None and total != size:
-        raise UpstreamBroken(f"{response.origin} sends {total} bytes as a blob of {size}")
+        raise SizeContested(f"{response.origin} sends {total} bytes as a blob of {size}")
     return total

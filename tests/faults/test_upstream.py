@@ -1,8 +1,10 @@
 """Everything that an upstream can do wrong, beside what is cached: right bytes or a failure that shows, soon, and all is well again by itself."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import stamina
@@ -218,3 +220,35 @@ async def test_a_name_that_does_not_resolve_leaves_the_cache_as_it_is(bench: Ben
     async with bench(listen=True, urls=("http://no-such-host.invalid",)) as b:
         assert await right(b, warm, WARM)
         assert not await right(b, cold, COLD)
+
+
+async def test_an_upstream_that_sends_another_blob_once(bench: Benches, upstream: FakeUpstream) -> None:
+    """A size that was learned from an answer about another blob is not believed for ever, nor by the next process."""
+    warm, cold = upstream.add_blob(WARM), upstream.add_blob(COLD)
+    other = f"{upstream.url}/v2/{REPOSITORY}/blobs/{warm}"
+    async with bench(listen=True) as b:
+        upstream.fail("blob", 307, headers={"Location": other}, times=1)
+        assert not await right(b, cold, COLD, Span(10, 20))
+        await right_at_last(b, cold, COLD)
+        await right_at_last(b, cold, COLD, Span(10, 20))
+    async with bench(listen=True) as b:
+        assert await right(b, cold, COLD)
+
+
+async def test_a_verified_blob_keeps_its_size_whatever_an_upstream_says(
+    bench: Benches, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """Once the digest has told how long a blob is, another answer makes the upstream wrong and not the cache."""
+    cold = upstream.add_blob(COLD)
+    async with bench(listen=True) as b:
+        assert await right(b, cold, COLD)
+        shutil.rmtree(tmp_path / "store" / "chunks" / cold.hex[:2])
+        upstream.spoil(Short(by=10))
+        assert not await right(b, cold, COLD)
+        await upstream.stop()
+        assert not await right(b, cold, COLD)
+        await upstream.come_back()
+        upstream.heal()
+        asked = len(upstream.asked("blob", "HEAD"))
+        await right_at_last(b, cold, COLD)
+        assert len(upstream.asked("blob", "HEAD")) == asked

@@ -105,6 +105,9 @@ class Anybody:
     async def proved(self, place: BlobPlace, size: int) -> None:
         """Nothing is remembered."""
 
+    async def contested(self, place: BlobPlace) -> None:
+        """Nothing was remembered."""
+
 
 async def read(blobs: Blobs, place: BlobPlace, spans: list[Span], *, open_ended: bool) -> bytes:
     """What a client would get."""
