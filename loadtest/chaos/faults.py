@@ -97,8 +97,16 @@ async def upstream_status(world: World) -> None:
 
 async def upstream_redirect_loop(world: World) -> None:
     """Redirects for ever."""
-    path = f"/v2/team/app/blobs/{world.truth.digest(0)}"
+    path = f"/v2/team/app/blobs/sha256:{'0' * 64}"
     world.upstream.fail("blob", 307, headers={"Location": world.upstream.url + path})
+    await _while(world)
+    world.upstream.heal()
+
+
+async def upstream_confuses_blobs(world: World) -> None:
+    """Some answers are about another blob, of another size."""
+    path = f"/v2/team/app/blobs/{world.truth.digest(0)}"
+    world.upstream.fail("blob", 307, times=20, headers={"Location": world.upstream.url + path})
     await _while(world)
     world.upstream.heal()
 
@@ -306,6 +314,7 @@ UPSTREAM: Final[tuple[Fault, ...]] = (
     upstream_status,
     upstream_status,
     upstream_redirect_loop,
+    upstream_confuses_blobs,
     upstream_body,
     upstream_body,
     upstream_body,
