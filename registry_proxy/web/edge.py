@@ -288,7 +288,8 @@ def _log(exchange: Exchange, status: int) -> None:
         level = "warning"
     else:
         level = "debug" if exchange.kind == "health" else "info"
-    if not logs.says(_LEVELS[level]):
+    write = logs.request_line()
+    if write is not None and not logs.says(_LEVELS[level]):
         return
     event: dict[str, object] = {
         "request": exchange.id,
@@ -306,7 +307,6 @@ def _log(exchange: Exchange, status: int) -> None:
         event["error"] = exchange.error
     if exchange.cut_by is not None:
         event["cut_by"] = exchange.cut_by
-    write = logs.request_line()
     if write is None:
         getattr(log, level)("request.answered", **event)
     else:

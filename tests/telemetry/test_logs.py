@@ -18,6 +18,7 @@ def out() -> Iterator[io.BytesIO]:
     handlers, level = root.handlers[:], root.level
     yield io.BytesIO()
     structlog.reset_defaults()
+    logs._line = None
     root.handlers[:] = handlers
     root.setLevel(level)
 

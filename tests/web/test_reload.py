@@ -208,6 +208,7 @@ class TestLevel:
         handlers, level = root.handlers[:], root.level
         yield io.BytesIO()
         structlog.reset_defaults()
+        logs._line = None
         root.handlers[:] = handlers
         root.setLevel(level)
 
