@@ -82,6 +82,16 @@ class Denied(RegistryProxyError):
     """The upstream refuses the client's credential (or its lack of one)."""
 
 
+class LoginNeeded(RegistryProxyError):
+    """The client has to show who it is: by a token from the proxy's own token realm, or, with ``basic``, by a name and password
+    for that realm. ``service``: the upstream's own, for its token server."""
+
+    def __init__(self, message: str, *, basic: str | None = None, service: str = "") -> None:
+        super().__init__(message)
+        self.basic = basic
+        self.service = service
+
+
 class CatalogDisabled(RegistryProxyError):
     """``_catalog`` is not configured."""
 
@@ -123,6 +133,14 @@ class RepositoryRefused(Trouble):
 
 class UpstreamBusy(Trouble):
     """The upstream's rate limit is spent. ``retry_after``: seconds to wait."""
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoVerdict(Trouble):
+    """The upstream cannot be asked whether this client may read. ``retry_after``: seconds to wait."""
 
     def __init__(self, message: str, retry_after: float = 5.0) -> None:
         super().__init__(message)
@@ -212,6 +230,7 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     ManifestUnknown: Answer(404, "MANIFEST_UNKNOWN"),
     BlobUnknown: Answer(404, "BLOB_UNKNOWN"),
     Denied: Answer(403, "DENIED"),
+    LoginNeeded: Answer(401, "UNAUTHORIZED"),
     CatalogDisabled: Answer(404, "UNSUPPORTED"),
     Trouble: Answer(502, "UNKNOWN"),
     UpstreamUnreachable: Answer(502, "UNKNOWN"),
@@ -222,6 +241,7 @@ ANSWERS: Final[dict[type[RegistryProxyError], Answer]] = {
     AccountRefused: Answer(502, "UNKNOWN"),
     RepositoryRefused: Answer(502, "UNKNOWN"),
     UpstreamBusy: Answer(429, "TOOMANYREQUESTS"),
+    NoVerdict: Answer(503, "UNKNOWN"),
     Offline: Answer(503, "UNKNOWN"),
     NotSoon: Answer(503, "TOOMANYREQUESTS"),
     Overloaded: Answer(503, "TOOMANYREQUESTS"),

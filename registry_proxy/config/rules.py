@@ -99,7 +99,7 @@ def _store(store: Store) -> Iterator[Problem]:
 
 def _policy(policy: Policy) -> Iterator[Problem]:
     yield from _not_negative(policy, "tag_fresh", "miss_remembered", "read_ahead", "sibling_budget", "orphan_budget")
-    yield from _positive(policy, "slow", "patience")
+    yield from _positive(policy, "slow", "patience", "verdict")
     if policy.miss_remembered > 5:
         yield "miss_remembered", "at most 5s: a fresh push must not stay unseen"
 
@@ -124,6 +124,8 @@ def _groups(key: str, text: str, fallback: str = "") -> Iterator[Problem]:
 
 def _upstream(upstream: Upstream, server: Server) -> Iterator[Problem]:
     yield from _urls(upstream)
+    if upstream.guarded:
+        yield "access", "only open is there yet"
     yield from _addresses(upstream.listen)
     yield from _patterns("repositories", upstream.repositories, _REPOSITORY_PATTERN)
     yield from _patterns("realms", upstream.realms, _HOST_PATTERN)

@@ -37,10 +37,12 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One upstream: where the content of a source host is pulled from.
 
     ``urls``: the registry and its mirrors, tried in order. ``repositories``: patterns (fnmatch) that an account may be
-    used for. ``redirect_hosts``: patterns of hosts that blobs may be redirected to; empty: any public host.
+    used for. ``redirect_hosts``: patterns of hosts that blobs may be redirected to; empty: any public host. ``access``: who may
+    read through the proxy: whoever reaches it, those whose own credentials the upstream takes, or the proxy's own users.
     """
 
     urls: tuple[str, ...]
+    access: Literal["open", "pass-through", "local"] = "open"
     account: Account | None = None
     repositories: tuple[str, ...] = ()
     ca: Path | None = None
@@ -53,6 +55,11 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eager_siblings: bool = True
     catalog: bool = False
     listen: tuple[str, ...] = ()
+
+    @property
+    def guarded(self) -> bool:
+        """True if not everybody who reaches the proxy may read: nothing of it enters what is shared with others."""
+        return self.access != "open"
 
 
 class Forwarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,7 +136,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``tag_fresh``: how long a tag is served without asking. ``slow``: how long a revalidation may take before the stale
     manifest is served. ``patience``: how far away, in time, a span may be before the client gets 503. ``sibling_budget``:
     bytes of sibling layers started eagerly per image. ``orphan_budget``: bytes that range-less flights without waiters may
-    still fetch. ``sources``: the kinds of sources that are configured, in the order in which they are asked.
+    still fetch. ``verdict``: how long a yes to a client of a guarded upstream holds. ``sources``: the kinds of sources that are configured, in the order in which they are asked.
     """
 
     tag_fresh: Seconds = Seconds(60)
@@ -140,6 +147,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read_ahead: Size = Size(8 * MIB)
     sibling_budget: Size = Size(16 << 30)
     orphan_budget: Size = Size(64 << 30)
+    verdict: Seconds = Seconds(60)
     sources: tuple[Literal["parent", "cvmfs-http", "upstream"], ...] = ("parent", "cvmfs-http", "upstream")
 
 

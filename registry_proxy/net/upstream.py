@@ -123,8 +123,8 @@ class UpstreamClient:
         return next(filter(None, (self._auth.scheme(Origin.of(url)) for url in self.settings.urls)), None)
 
     def anonymous(self, repository: Repository) -> bool:
-        """True if no account of ours is used for this repository."""
-        return not self._auth.uses_account(repository)
+        """True if everybody may read this repository as we do: without an account, and no guard before it."""
+        return not (self.settings.guarded or self._auth.uses_account(repository))
 
     @asynccontextmanager
     async def ask(self, ask: Ask) -> AsyncIterator[Response]:

@@ -180,12 +180,13 @@ class Blobs:
         return self._open.get(place)
 
     async def open_anywhere(self, digest: Digest, *, certain: bool = False) -> OpenBlob:
-        """A blob that was asked for without an upstream: from the first of its known places that admits it."""
+        """A blob that was asked for without an upstream: from the first of its known places that admits it, none of them guarded."""
         said: RegistryProxyError = BlobUnknown(
             f"{digest} was not seen yet in any repository; name its registry with ?ns="
         )
         for place in await self._hints.places(digest):
-            if place.upstream not in self._upstreams:
+            upstream = self._upstreams.get(place.upstream)
+            if upstream is None or upstream.guarded:
                 continue
             try:
                 return await self.open(place, certain=certain)

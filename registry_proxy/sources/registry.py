@@ -90,7 +90,7 @@ class Registry:
         return self._client.rate_limit
 
     def anonymous(self, repository: Repository) -> bool:
-        """True if the upstream is asked about this repository as anybody could ask it."""
+        """True if what the upstream says about this repository it says to anybody, and we do."""
         return self._client.anonymous(repository)
 
     async def ping(self) -> Ping:

@@ -1,9 +1,12 @@
 """Blobs: whole, in part, or in parts (distribution-spec, "Pulling blobs")."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from registry_proxy.access.gate import Subject
 from registry_proxy.errors import BlobUnknown
 from registry_proxy.oci.digest import Digest
+from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.routing import Target
 from registry_proxy.sources.base import BlobPlace
@@ -13,17 +16,27 @@ from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.heart import Blobs, OpenBlob
 from registry_proxy.web.outline import Content, outline
 
+Admit = Callable[[SourceHost, Subject], Awaitable[None]]
+"""Returns if the client may read this; raises LoginNeeded, Denied, BlobUnknown or Trouble."""
+
 _MEDIA_TYPE: Final = "application/octet-stream"
 
 
 async def answer(
-    exchange: Exchange, blobs: Blobs, target: Target | None, digest: Digest, *, max_ranges: int, stall: float
+    exchange: Exchange,
+    blobs: Blobs,
+    target: Target | None,
+    digest: Digest,
+    *,
+    admit: Admit,
+    max_ranges: int,
+    stall: float,
 ) -> Reply:
     """The answer to a blob request, its body already on its way unless it is small; raises what ``Blobs`` raises.
 
-    ``target``: None where nothing names an upstream. ``stall``: seconds after which a client that takes nothing is dropped.
+    ``target``: None where nothing names an upstream. ``admit``: the target's guard, asked before anything of the target. ``stall``: seconds after which a client that takes nothing is dropped.
     """
-    blob = await _open(blobs, target, digest, certain=exchange.head)
+    blob = await _open(blobs, target, digest, admit, certain=exchange.head)
     plan = outline(exchange, Content(digest, blob.size, _MEDIA_TYPE, immutable=True), max_ranges)
     if not plan.length or not plan.parts:
         return exchange.answer(plan.status, *plan.headers)
@@ -44,7 +57,7 @@ def hit(exchange: Exchange, blob: OpenBlob, max_ranges: int) -> Answer | None:
     return None if data is None else exchange.answer(plan.status, *plan.headers, body=data)
 
 
-async def _open(blobs: Blobs, target: Target | None, digest: Digest, *, certain: bool) -> OpenBlob:
+async def _open(blobs: Blobs, target: Target | None, digest: Digest, admit: Admit, *, certain: bool) -> OpenBlob:
     """The blob; a request that names no upstream gets it from wherever the digest is a fact before Docker Hub is asked."""
     if target is None or target.guessed:
         try:
@@ -52,6 +65,7 @@ async def _open(blobs: Blobs, target: Target | None, digest: Digest, *, certain:
         except BlobUnknown:
             if target is None:
                 raise
+    await admit(target.upstream, Subject(target.repository, blob=digest))
     return await blobs.open(BlobPlace(target.upstream, target.repository, digest), certain=certain)
 
 

@@ -9,6 +9,7 @@ import itertools
 import logging
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 from typing import Final
@@ -16,6 +17,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from registry_proxy.access.gate import Gate, Subject
+from registry_proxy.access.guard import Guard
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
 from registry_proxy.errors import BadRequest, RegistryProxyError, StoreUnusable, UnknownUpstream, WriteRefused
@@ -73,12 +76,14 @@ _KINDS: dict[type[Route], str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a path means. ``told``: what an exchange has of it: path, kind, query, what was asked, upstream; ``place``: of a blob."""
+    """What a path means. ``told``: what an exchange has of it: path, kind, query, what was asked, upstream; ``place``: of a blob;
+    ``gate``: of a guarded upstream."""
 
     told: tuple[str, str, dict[str, str], Asked, str | None]
     route: BlobRoute | ManifestRoute
     target: Target | None
     place: BlobPlace | None
+    gate: Gate | None
 
 
 class Edge:
@@ -94,6 +99,7 @@ class Edge:
         metrics: Metrics,
         health: Health,
         limits: Limits,
+        guard: Guard,
     ) -> None:
         self.active = 0
         self._settings = config.server
@@ -105,6 +111,7 @@ class Edge:
         self._metrics = metrics
         self._health = health
         self._limits = limits
+        self._guard = guard
         self._known: dict[tuple[str, str | None, SourceHost | None], _Known] = {}
         self._idle = asyncio.Event()
         self._ids = itertools.count(1)
@@ -209,6 +216,8 @@ class Edge:
 
     def _hit(self, exchange: Exchange, known: "_Known") -> Answer | None:
         """The answer to what is asked for again and again, if nothing has to be waited for: most requests end here."""
+        if known.gate is not None and not _at_hand(exchange, known, known.gate):
+            return None
         if known.place is not None:
             blob = self._blobs.opened(known.place)
             return blobs.hit(exchange, blob, self._settings.max_ranges) if blob is not None else None
@@ -233,7 +242,8 @@ class Edge:
         place = None
         if isinstance(route, BlobRoute) and target is not None and not target.guessed:
             place = BlobPlace(target.upstream, target.repository, route.digest)
-        self._known[key] = _Known(told, route, target, place)
+        gate = self._guard.get(target.upstream) if target is not None else None
+        self._known[key] = _Known(told, route, target, place, gate)
 
     async def _serve(self, exchange: Exchange, route: Route, where: Target | None) -> Reply:
         match route:
@@ -241,20 +251,41 @@ class Edge:
                 limits = self._settings
                 async with self._limits.bodies:
                     return await blobs.answer(
-                        exchange, self._blobs, where, digest, max_ranges=limits.max_ranges, stall=limits.idle_timeout
+                        exchange,
+                        self._blobs,
+                        where,
+                        digest,
+                        admit=partial(self._admit, exchange),
+                        max_ranges=limits.max_ranges,
+                        stall=limits.idle_timeout,
                     )
             case ManifestRoute(_, reference):
                 where = _named(where)
+                await self._admit(exchange, where.upstream, Subject(where.repository, manifest=reference))
                 ranges = self._settings.max_ranges
                 return await manifests.answer(exchange, self._manifests, where, reference, max_ranges=ranges)
             case TagsRoute(name):
-                return await lists.tags(exchange, self._discovery, _named(self._target(exchange, name)), name)
+                where = _named(self._target(exchange, name))
+                await self._admit(exchange, where.upstream, Subject(where.repository))
+                return await lists.tags(exchange, self._discovery, where, name)
             case ReferrersRoute(name, digest):
-                return await referrers.answer(exchange, self._discovery, _named(self._target(exchange, name)), digest)
+                where = _named(self._target(exchange, name))
+                await self._admit(exchange, where.upstream, Subject(where.repository))
+                return await referrers.answer(exchange, self._discovery, where, digest)
             case CatalogRoute():
-                return await lists.catalog(exchange, self._discovery, self._catalog(exchange, route))
+                host = self._catalog(exchange, route)
+                await self._admit(exchange, host, Subject())
+                return await lists.catalog(exchange, self._discovery, host)
             case Ping():
+                exchange.upstream = host = routing.upstream(exchange.asked, self._upstreams)
+                await self._admit(exchange, host, Subject())
                 return exchange.answer(200, lists.JSON, body=b"{}")
+
+    async def _admit(self, exchange: Exchange, upstream: SourceHost | None, subject: Subject) -> None:
+        """Return if the client may read this; raises what ``Gate.admit`` raises."""
+        gate = self._guard.get(upstream) if upstream is not None else None
+        if gate is not None and not gate.at_hand(exchange.caller, subject.repository):
+            await gate.admit(exchange.caller, subject)
 
     def _target(self, exchange: Exchange, name: str) -> Target | None:
         target = routing.target(name, exchange.asked, self._upstreams)
@@ -274,6 +305,10 @@ class Edge:
         if exchange.cut_by is not None:
             self._metrics.cut(exchange.cut_by)
         _log(exchange, status)
+
+
+def _at_hand(exchange: Exchange, known: _Known, gate: Gate) -> bool:
+    return known.target is not None and gate.at_hand(exchange.caller, known.target.repository)
 
 
 def _named(target: Target | None) -> Target:

@@ -5,6 +5,7 @@ from time import monotonic
 
 from aiohttp import web
 
+from registry_proxy.access.caller import Caller
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.routing import Asked
 from registry_proxy.web.answer import CLOSED, KEPT, Answer
@@ -53,6 +54,11 @@ class Exchange:
     def head(self) -> bool:
         """True if the client wants the headers only."""
         return self.request.method == "HEAD"
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return Caller(self.header("Authorization"), self.request.remote or "unix", _common_name(self.request))
 
     def header(self, name: str) -> str | None:
         """A header of the request; one that comes in several lines is one list (RFC 9110 §5.3)."""
@@ -120,3 +126,10 @@ class Exchange:
             self.response.force_close()
         if self.request.transport is not None:
             self.request.transport.abort()
+
+
+def _common_name(request: web.BaseRequest) -> str | None:
+    """The common name in the client's certificate; TLS shows a certificate here only if it has verified it."""
+    certificate = request.transport.get_extra_info("peercert") if request.transport is not None else None
+    names = (pair for part in (certificate or {}).get("subject", ()) for pair in part)
+    return next((value for key, value in names if key == "commonName"), None)

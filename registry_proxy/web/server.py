@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from registry_proxy.access.guard import OPEN, Guard
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
 from registry_proxy.config.address import Address
@@ -85,6 +86,7 @@ class Face:
         chunks: Chunks,
         metrics: Metrics,
         figures: Figures,
+        guard: Guard = OPEN,
     ) -> None:
         self.addresses: list[tuple[str, int]] = []
         self.urls: list[str] = []
@@ -92,7 +94,7 @@ class Face:
         self._config = config
         self._limits = Limits(config.server, metrics)
         health = Health(figures)
-        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, health, self._limits)
+        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, health, self._limits, guard)
         self._certificates: Certificates | None = None
         self._watch: asyncio.Task[None] | None = None
         self._listeners: list[asyncio.Server] = []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_proxy.access.guard import OPEN, Guard
 from registry_proxy.config import Config, Server, Store, Upstream
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry.metrics import Metrics
@@ -48,7 +49,10 @@ async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIt
     faces = []
 
     async def start_(
-        upstreams: dict[str, Upstream] | None = None, ready: Callable[[], str | None] = lambda: None, **server: object
+        upstreams: dict[str, Upstream] | None = None,
+        ready: Callable[[], str | None] = lambda: None,
+        guard: Guard = OPEN,
+        **server: object,
     ) -> Face:
         hosts = upstreams or {host: Upstream(urls=(f"https://{host}",)) for host in ("docker.io", "registry.test")}
         settings = Server(**{"listen": ("127.0.0.1:0",), "drain": 0.5, **server})  # type: ignore[arg-type]
@@ -62,6 +66,7 @@ async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIt
             chunks=Chunks(heart, IDENTITY, named),
             metrics=metrics,
             figures=MemoryFigures(metrics, ready),
+            guard=guard,
         )
         await face.start()
         faces.append(face)
