@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import App, Parameter
 
 from registry_proxy.cli.http import Instance, InstanceRefused
+from registry_proxy.cli.making import cancel, convert, status
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
 from registry_proxy.cli.output import print_json
 from registry_proxy.cli.platforms import Wanted
@@ -36,7 +37,9 @@ Ztocs = Annotated[
     Parameter(name="--ztocs", help="Directory of zTOCs made by `lazy index`, for layers that carry no index."),
 ]
 
-lazy = App(name="lazy", sort_key=8, help="Look into images file by file, without pulling them.")
+lazy = App(name="lazy", sort_key=8, help="Make images lazy, and look into them file by file without pulling them.")
+for verb in (convert, status, cancel):
+    lazy.command(verb)
 
 _BLOCK: Final = 1 << 20
 

@@ -14,9 +14,9 @@ UNPACKED = 1 << 20  # bytes of plain files that a lazily mounted image may leave
 BUSY = 60.0  # seconds that the snapshotter's background fetch may take to fall silent
 
 
-def start_lazily(containerd: Containerd, image: Image) -> float:
+def start_lazily(containerd: Containerd, image: Image, tag: str = "latest") -> float:
     """Pulls and runs `import numpy`, makes sure that it was lazy; seconds taken."""
-    reference = f"{SOURCE}/{image.repository}:latest"
+    reference = f"{SOURCE}/{image.repository}:{tag}"
     started = time.monotonic()
     containerd.pull(reference)
     mounted = containerd.remote_mounts()
