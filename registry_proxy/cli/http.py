@@ -65,6 +65,18 @@ class Instance:
         self.drain(path, headers, body.extend, limit)
         return bytes(body)
 
+    def ask(self, path: str, headers: dict[str, str], limit: int) -> bytes:
+        """As ``get``, but asked for once: a busy instance refuses, and says so by the status."""
+        body = bytearray()
+        with self._answer(path, headers, self.timeout) as answer:
+            self._body(path, answer, body.extend, limit, 200)
+        return bytes(body)
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises Stopped if ``stop`` is called meanwhile."""
+        if self._stopped.wait(seconds):
+            raise Stopped("stopped")
+
     def drain(
         self, path: str, headers: dict[str, str], receive: Callable[[bytes], object], limit: int | None = None
     ) -> int:
@@ -78,9 +90,8 @@ class Instance:
                 if answer.status not in _BUSY or attempt == _ATTEMPTS:
                     return self._body(path, answer, receive, limit, 206 if "Range" in headers else 200)
                 wait = _retry_after(answer)
-            if self._stopped.wait(wait):
-                break
-        raise Stopped("stopped")
+            self.pause(wait)
+        raise AssertionError("the last attempt returns or raises")
 
     def stop(self) -> None:
         """End every exchange under way, from any thread."""
@@ -137,7 +148,8 @@ class Instance:
         status: int,
     ) -> int:
         if answer.status != status:
-            raise InstanceRefused(_refusal(answer) or f"{self.url}{path} answered {answer.status}", answer.status)
+            said = refusal(answer.status, answer.read(BLOCK))
+            raise InstanceRefused(said or f"{self.url}{path} answered {answer.status}", answer.status)
         promised, count = answer.length, 0
         while block := answer.read(BLOCK):
             count += len(block)
@@ -155,10 +167,10 @@ def _retry_after(answer: http.client.HTTPResponse) -> float:
     return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdigit() else 5.0
 
 
-def _refusal(answer: http.client.HTTPResponse) -> str | None:
+def refusal(status: int, body: bytes) -> str | None:
     """What an OCI error body says (distribution-spec, "Error Codes"), or None if it is none."""
     try:
-        first = json.loads(answer.read(BLOCK))["errors"][0]
-        return f"{answer.status} {first['code']}: {first['message']}"
+        first = json.loads(body)["errors"][0]
+        return f"{status} {first['code']}: {first['message']}"
     except (ValueError, LookupError, TypeError):
         return None
