@@ -3,14 +3,18 @@
 import hashlib
 import io
 import json
+import sys
 import tarfile
+import time
 import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from registry_proxy.lazy.soci import INDEX_DIGEST, INDEX_V1
@@ -19,12 +23,23 @@ from registry_proxy.lazy.ztoc.ztoc import Ztoc, parse, points
 from registry_proxy.plan.chunks import Span
 from tests.interop.harness.containerd import containerd_2, lazy_containerd
 from tests.interop.harness.front import Front, front
+from tests.interop.harness.process import call, free_port
 from tests.interop.harness.proxy import SOURCE, registry_proxy
-from tests.interop.harness.registries import Image
+from tests.interop.harness.registries import Image, registry
 from tests.interop.test_lazy_start import NUMPY, start_lazily
 from tests.setup import layout as oci
 
+TREE = Path(__file__).parents[2]
 EVERYTHING = '[lazy]\nsmallest_layer = 0\nwait = "60s"\n'
+
+
+def image_name(image: Image) -> str:
+    return f"{SOURCE}/{image.repository}:latest"
+
+
+def registry_proxy_command(*words: str | Path) -> str:
+    """What the command prints."""
+    return call(sys.executable, "-m", "registry_proxy", *words, environment={"PYTHONPATH": str(TREE)})
 
 
 def settings(directory: Path) -> tuple[str, Path]:
@@ -58,19 +73,40 @@ def test_a_stock_image_starts_lazily_by_its_suffix(
                 assert printed.split() == ["45"]
 
 
+def test_converted_elsewhere(
+    gitlab: Front, pushed: dict[str, Image], work: Path, figure: Callable[[str], None]
+) -> None:
+    """Without an instance: the copy in a layout that skopeo reads, and in another registry from which it starts lazily by itself."""
+    image, layout = pushed["py"], work / "layout"
+    upstream = f"--upstream={SOURCE}={gitlab.url}"
+    words = ("lazy", "convert", "--json", upstream, "--store", work / "store", "--listen", f"127.0.0.1:{free_port()}")
+    with registry(work / "other", work) as other:
+        for to in (layout, f"http://{other}"):
+            began = time.monotonic()
+            [made] = json.loads(registry_proxy_command(*words, "--to", to, image_name(image)))["images"]
+            figure(f"lazy convert --to {str(to)[:4]}…: {time.monotonic() - began:.1f} s")
+            assert made["error"] is None
+            assert made["image"].endswith(":latest-esgz")
+        assert gitlab.sent() <= 1.06 * image.size  # converted once, for both
+        call("skopeo", "copy", "--insecure-policy", f"oci:{layout}:latest-esgz", f"dir:{work / 'copy'}")
+        assert f"sha256:{hashlib.sha256((work / 'copy/manifest.json').read_bytes()).hexdigest()}" == made["digest"]
+        with lazy_containerd(work / "node", SOURCE, other) as containerd:
+            start_lazily(containerd, image, "latest-esgz")
+
+
 class Snapshotter:
     """Does on the wire what the SOCI snapshotter does for a layer."""
 
     def __init__(self, address: str, image: Image) -> None:
         self._base = f"http://{address}/v2/{SOURCE}/{image.repository}"
-        self.received = 0
+        self.received: list[int] = []
 
     def get(self, path: str, accept: str = "*/*", span: Span | None = None) -> bytes:
         headers = {"Accept": accept} | ({"Range": f"bytes={span.start}-{span.stop - 1}"} if span else {})
         with urllib.request.urlopen(urllib.request.Request(self._base + path, headers=headers), timeout=120) as answer:
             assert answer.status == (206 if span else 200)
             data: bytes = answer.read()
-        self.received += len(data)
+        self.received.append(len(data))
         return data
 
     def index_by_referrers(self, manifest: str) -> bytes:
@@ -93,25 +129,29 @@ class Snapshotter:
         return data
 
     def tar(self, layer: str, ztoc: Ztoc) -> bytes:
-        """The layer's tar, span by span: each asked for as a range, checked by its digest, inflated from its own point."""
-        index = ZtocIndex(_by_spans(ztoc))
+        """The layer's tar: probed as it does, then span by span, six at once, each checked by its hash."""
+        self.get(f"/blobs/{layer}", span=Span(0, 2))
+        self.get(f"/blobs/{layer}", span=Span(0, 10))
+        index = ZtocIndex(by_spans(ztoc))
 
-        def read(span: Span) -> bytes:
-            return self.get(f"/blobs/{layer}", span=span)
+        def inflated(number: int) -> bytes:
+            return b"".join(
+                index.content(index.files[f"{number}"], lambda span: self.get(f"/blobs/{layer}", span=span))
+            )
 
-        return b"".join(b"".join(index.content(index.files[f"{n}"], read)) for n in range(len(ztoc.digests)))
+        with ThreadPoolExecutor(6) as pool:
+            return b"".join(pool.map(inflated, range(len(ztoc.digests))))
 
 
-def _by_spans(ztoc: Ztoc) -> Ztoc:
-    """The zTOC as if each span held one file, of all its bytes."""
+def by_spans(ztoc: Ztoc) -> Ztoc:
+    """The zTOC as if each span held one file, of all its bytes and named by its number: reading that reads one range."""
     starts = [point.uncompressed for point in points(ztoc)]
-    entry = next(entry for entry in ztoc.entries if entry.kind == "reg")
-    spans = zip(starts, [*starts[1:], ztoc.uncompressed], strict=True)
-    entries = [
-        replace(entry, name=b"%d" % number, offset=start, size=stop - start)
-        for number, (start, stop) in enumerate(spans)
-    ]
-    return replace(ztoc, entries=tuple(entries))
+    some_file = next(entry for entry in ztoc.entries if entry.kind == "reg")
+    entries = tuple(
+        msgspec.structs.replace(some_file, name=b"%d" % number, offset=start, size=stop - start)
+        for number, (start, stop) in enumerate(zip(starts, [*starts[1:], ztoc.uncompressed], strict=True))
+    )
+    return replace(ztoc, entries=entries)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -122,15 +162,18 @@ def test_every_file_by_the_soci_index(
     image = pushed["py"]
     with registry_proxy(work / "proxy", {SOURCE: gitlab.url}, *settings(work)) as proxy:
         client = Snapshotter(proxy.address, image)
-        by_annotation = client.index_by_annotation("latest-soci")  # v1 does not wait so long: it is ready by then
-        index = client.index_by_referrers(image.manifest_digest) if version == "v1" else by_annotation
+        if version == "v1":  # who asks for referrers does not wait until they are made
+            registry_proxy_command("lazy", "convert", "--server", proxy.url, "--format", "soci", image_name(image))
+            index = client.index_by_referrers(image.manifest_digest)
+        else:
+            index = client.index_by_annotation("latest-soci")
         assert json.dumps(json.loads(index), separators=(",", ":")).encode() == index
         layers = json.loads(index)["layers"]
         assert [each["annotations"]["com.amazon.soci.image-layer-digest"] for each in layers] == [
             each["digest"] for each in oci.manifest(image.layout)["layers"]
         ]
         files = sum(compare(client, image, each) for each in layers)
-        figure(f"SOCI {version}: {files} files read by spans, {client.received / 1e6:.1f} MB for all of the image")
+        figure(f"SOCI {version}: {files} files read by spans, {sum(client.received) / 1e6:.1f} MB for all of the image")
         assert files > 1000
         assert gitlab.sent() <= 1.06 * image.size
 
