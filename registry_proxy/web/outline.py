@@ -1,6 +1,8 @@
 """Status, headers and spans of an answer with content, whatever the content is: blobs and manifests alike."""
 
 import secrets
+from functools import lru_cache
+from typing import Final
 
 import msgspec
 
@@ -14,6 +16,9 @@ from registry_proxy.web.multipart import Frames, content_range, frames
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 """For what is named by its digest. Not "public": what was given to a client with credentials is not for others."""
+
+_KEPT: Final = 1024
+"""Digests whose headers are at hand."""
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):
@@ -37,18 +42,12 @@ class Outline(msgspec.Struct, frozen=True, gc=False):
 
 def outline(exchange: Exchange, content: Content, max_ranges: int) -> Outline:
     """How to answer this request for content; raises RangeUnsatisfiable and RangeTooLarge."""
-    digest = str(content.digest)
-    etag = f'"{digest}"'
-    common = (
-        ("Docker-Content-Digest", digest),
-        ("ETag", etag),
-        *((FOREVER,) if content.immutable else ()),
-    )
+    common, etag = _common(content.digest, content.immutable)
     if ranges.not_modified(exchange.header("If-None-Match"), etag):
-        return Outline(304, common, (), 0)
-    asked, if_range = exchange.header("Range"), exchange.header("If-Range")
+        return Outline(304, common[:-1], (), 0)
+    asked = exchange.header("Range")
     size = content.size
-    common = (*common, ("Accept-Ranges", "bytes"))
+    if_range = exchange.header("If-Range") if asked is not None else None
     media_type = ("Content-Type", content.media_type)
     match ranges.decide(exchange.request.method, asked, if_range, etag, size, max_ranges):
         case Whole():
@@ -66,3 +65,11 @@ def outline(exchange: Exchange, content: Content, max_ranges: int) -> Outline:
             )
         case Unsatisfiable():
             raise RangeUnsatisfiable(size)
+
+
+@lru_cache(_KEPT)
+def _common(digest: Digest, immutable: bool) -> tuple[tuple[tuple[str, str], ...], str]:
+    """The headers that every answer with this content has (304 all but the last), and the ETag."""
+    etag = f'"{digest}"'
+    forever = (FOREVER,) if immutable else ()
+    return (("Docker-Content-Digest", str(digest)), ("ETag", etag), *forever, ("Accept-Ranges", "bytes")), etag
