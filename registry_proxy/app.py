@@ -13,6 +13,10 @@ import msgspec
 import structlog
 
 from registry_proxy import __version__
+from registry_proxy.access import passwords
+from registry_proxy.access.gates import gates
+from registry_proxy.access.guard import OPEN
+from registry_proxy.access.passwords import Passwords
 from registry_proxy.access.proofs import Proofs
 from registry_proxy.config import Config, Forwarding, Policy
 from registry_proxy.config.changes import changes
@@ -110,6 +114,7 @@ class Instance:
     discovery: Discovery
     blobs: Blobs
     public: PublicChunks
+    passwords: Passwords
     figures: Figures
     face: Face
     followers: tuple[Follower, ...]
@@ -156,15 +161,18 @@ async def assemble(
         stack.push_async_callback(manifests.close)
         offers, queue = await _offers(config, stack, manifests, blobs, shelf, records, metrics)
         discovery = Discovery(registries, config.upstreams, manifests, config.policy, offers.referrers)
+        checked = await stack.enter_async_context(passwords.opened(config, partial(metrics.refused, "password")))
+        guard = gates(config.upstreams, checked, OPEN)
         figures = Figures(store, registries, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf))
         face = Face(
             config,
             manifests=offers,
             discovery=discovery,
             blobs=blobs,
-            chunks=Chunks(public, identity, config.upstreams),
+            chunks=Chunks(public, identity, config.upstreams, guard),
             metrics=metrics,
             figures=figures,
+            guard=guard,
         )
         yield Instance(
             config,
@@ -179,6 +187,7 @@ async def assemble(
             discovery,
             blobs,
             public,
+            checked,
             figures,
             face,
             (proofs, manifests, blobs, discovery),
@@ -295,6 +304,7 @@ async def serve(
         async def apply(config: Config) -> None:
             logs.set_level(config.log.level)
             instance.apply(config.policy)
+            await instance.passwords.apply(config)
             await instance.face.apply(config.server)
 
         await instance.face.start()

@@ -124,6 +124,7 @@ class TestFile:
         assert "hunter2" not in repr(Account(username="robot", password="hunter2"))
 
 
+READERS = "[users]\nhtpasswd = 'u'\n[upstream.'a.example']\naccess = 'local'\nreaders = "
 WRONG = [
     ("[server", "Expected"),
     ("flavour = 1", "flavour: unknown key"),
@@ -179,6 +180,20 @@ WRONG = [
     ("[upstream.'a.example'.account]\npassword = 'p'", 'upstream."a.example".account.username: missing'),
     ("[upstream.'a.example']\nrepositories = ['/a']", "upstream.\"a.example\".repositories[0]: '/a' is not a pattern"),
     ("[upstream.'a.example']\nlisten = [':x']", "upstream.\"a.example\".listen[0]: ':x' is not an address"),
+    ("[users]\nhtpaswd = 'x'", "users.htpaswd: unknown key (did you mean htpasswd?)"),
+    ("[upstream.'a.example']\naccess = 'closed'", 'upstream."a.example".access: one of open, pass-through, local'),
+    ("[upstream.'a.example']\naccess = 'local'", 'upstream."a.example".access: local needs readers or networks'),
+    ("[upstream.'a.example']\nreaders = {a = ['*']}", 'upstream."a.example".readers: these are the proxy\'s own users'),
+    ("[upstream.'a.example']\naccess = 'local'\nreaders = {a = ['*']}", 'upstream."a.example".readers: nobody can say'),
+    (READERS + "{'a:b' = ['*']}", 'upstream."a.example".readers."a:b": \'a:b\' is no name of a user'),
+    (READERS + "{alice = []}", 'upstream."a.example".readers."alice": at least one pattern'),
+    (READERS + "{alice = ['Team/*']}", 'upstream."a.example".readers."alice"[0]: \'Team/*\' is not a pattern'),
+    (READERS + "{alice = 'team/*'}", 'upstream."a.example".readers[...]: expected array, got str'),
+    (
+        "[upstream.'a.example']\nnetworks = ['10.0.0.1/8']",
+        "upstream.\"a.example\".networks[0]: '10.0.0.1/8' is an address",
+    ),
+    ("[upstream.'a.example']\nnetworks = ['unix', 'x']", "upstream.\"a.example\".networks[1]: 'x' is not a network"),
     (
         "[upstream.'a.example']\nlisten = ['127.0.0.1:5000']",
         'upstream."a.example".listen: 127.0.0.1:5000 is already taken',
@@ -231,6 +246,19 @@ class TestWrong:
         assert complaint(file, listen + account).startswith('upstream."a.example".repositories: name the repositories')
         patterns = "[upstream.'a.example']\nrepositories = ['atlas/*']\n"
         assert read(file, listen + patterns + account).upstreams["a.example"].repositories == ("atlas/*",)
+
+    def test_a_guarded_upstream_lends_its_account_to_nobody_unknown(self, file: Path) -> None:
+        """With users of the proxy's own, an account needs no patterns beyond loopback: readers have theirs."""
+        text = READERS + "{alice = ['*']}\nlisten = [':5001']\naccount = {username = 'u', password = 'p'}\n"
+        upstream = read(file, text).upstreams["a.example"]
+        assert upstream.guarded
+        assert upstream.readers == {"alice": ("*",)}
+
+    def test_certificates_name_users_too(self, file: Path) -> None:
+        """Readers need some way to say who they are: certificates are one."""
+        tls = "[server.tls]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\n"
+        text = tls + "[upstream.'a.example']\naccess = 'local'\nreaders = {alice = ['*']}\n"
+        assert read(file, text).upstreams["a.example"].access == "local"
 
     def test_a_listener_of_the_upstream_counts_as_exposure(self, file: Path) -> None:
         """The upstream's own listener beyond loopback opens its account as the general one does."""

@@ -30,6 +30,7 @@ from registry_proxy.config import (
     Timeouts,
     Tls,
     Upstream,
+    Users,
     load,
 )
 from registry_proxy.telemetry.metrics import Metrics
@@ -40,6 +41,7 @@ PAGES = [*sorted(ROOT.glob("[RST]*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SECTIONS: dict[str, type] = {
     "server": Server,
     "server.tls": Tls,
+    "users": Users,
     "store": Store,
     "policy": Policy,
     "parent": Parent,
@@ -222,11 +224,12 @@ class TestCompleteFile:
         assert set(re.findall(r"^(?:# )?(\w+) = ", body[1], re.MULTILINE)) == keys(SECTIONS[section])
 
     def test_what_is_commented_out_loads_too(self, tmp_path: Path) -> None:
-        """Each commented key, uncommented, is accepted (of the account's three ways, one)."""
+        """Each commented key, uncommented, is accepted (of the account's three ways, one; readers in the mode that has some)."""
         text = re.sub(
             r"^# (?=(\w+ = |\[server|\[upstream|\[\[cvmfs|\[\[lazy))", "", self.FILE.read_text(), flags=re.MULTILINE
         )
         text = re.sub(r"^password(_file)? = .*\n", "", text, flags=re.MULTILINE)
+        text = text.replace('access = "open"', 'access = "local"')
         file = tmp_path / "proxy.toml"
         file.write_text(text)
         config = load(file, ENVIRON)

@@ -11,11 +11,12 @@ from registry_proxy.oci.names import Reference, Repository
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is asked for: a manifest or a blob of a repository, else the repository as such (tags, referrers), else, with no
-    repository, the upstream as such (``/v2/``, the catalog)."""
+    repository, the upstream as such (``/v2/``). ``catalog``: the names of all its repositories."""
 
     repository: Repository | None = None
     manifest: Reference | None = None
     blob: Digest | None = None
+    catalog: bool = False
 
 
 class Gate(Protocol):

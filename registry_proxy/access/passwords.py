@@ -13,16 +13,17 @@ is new                       its place in the line; a client that was wrong too 
 import asyncio
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from hashlib import blake2b
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
 import structlog
 
 from registry_proxy.access.users import Users
+from registry_proxy.config import Config
 from registry_proxy.errors import ConfigInvalid, TooManyRequests
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.plan.attempts import Attempts
@@ -103,10 +104,11 @@ class Passwords:
             return None
         return await self._checking.do(key, lambda: self._check(key, claimed, client))
 
-    async def renew(self, path: Path | None) -> None:
+    async def apply(self, config: Config) -> None:
         """Know the users of the file as it is now, and nothing of what was known before; a broken file is refused with one log line."""
+        self.life = config.policy.verdict
         try:
-            users = await asyncio.to_thread(Users.read, path) if path is not None else Users({})
+            users = await _read(config)
         except ConfigInvalid as error:
             log.error("users.refused", error=str(error))
             return
@@ -155,3 +157,18 @@ class Passwords:
 
     def _key(self, authorization: str) -> _Key:
         return blake2b(authorization.encode("utf-8", "surrogateescape"), key=self._secret, digest_size=32).digest()
+
+
+@asynccontextmanager
+async def opened(config: Config, refused: Callable[[], None]) -> AsyncIterator[Passwords]:
+    """The passwords of the configured users; raises ConfigInvalid. ``refused``: as ``Passwords`` has it."""
+    passwords = Passwords(await _read(config), config.policy.verdict, refused)
+    try:
+        yield passwords
+    finally:
+        await passwords.close()
+
+
+async def _read(config: Config) -> Users:
+    path = config.users.htpasswd
+    return Users({}) if path is None else await asyncio.to_thread(Users.read, path)

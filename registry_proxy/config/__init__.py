@@ -17,6 +17,7 @@ from registry_proxy.config.values import (
     Timeouts,
     Tls,
     Upstream,
+    Users,
 )
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "Timeouts",
     "Tls",
     "Upstream",
+    "Users",
     "load",
 ]

@@ -17,12 +17,12 @@ class Changes:
 
 
 def changes(running: Config, read: Config) -> Changes:
-    """What becomes of the running configuration when this one has been read: log.level, the limits of [server] and most of [policy]
-    change at once."""
+    """What becomes of the running configuration when this one has been read: log.level, the users, the limits of [server] and most
+    of [policy] change at once."""
     server = _live_server(running.server, read.server)
     log = msgspec.structs.replace(running.log, level=read.log.level)
     policy = _live_policy(running.policy, read.policy)
-    config = msgspec.structs.replace(running, server=server, log=log, policy=policy)
+    config = msgspec.structs.replace(running, server=server, users=read.users, log=log, policy=policy)
     return Changes(config, tuple(_differences(running, config)), tuple(_differences(config, read)))
 
 

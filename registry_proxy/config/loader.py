@@ -27,6 +27,7 @@ from registry_proxy.config.values import (
     Server,
     Store,
     Upstream,
+    Users,
 )
 from registry_proxy.errors import BadRequest, ConfigInvalid
 from registry_proxy.oci.names import SourceHost, source_host
@@ -37,6 +38,7 @@ T = TypeVar("T")
 
 _TOP = {
     "server",
+    "users",
     "store",
     "policy",
     "parent",
@@ -164,6 +166,7 @@ def _convert(table: Table, base: Path, environ: Mapping[str, str]) -> Config:
         store=_store(table.get("store", {}), base, environ),
         upstreams=_upstreams(table, base),
         server=_struct(Server, table.get("server", {}), "server", base),
+        users=_struct(Users, table.get("users", {}), "users", base),
         policy=_struct(Policy, table.get("policy", {}), "policy", base),
         parent=_struct(Parent, table.get("parent", {}), "parent", base),
         forward_proxies=_struct(Forwarding, table.get("forward_proxies", {}), "forward_proxies", base),

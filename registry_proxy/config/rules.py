@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from registry_proxy.config.address import Address
+from registry_proxy.config.readers import REPOSITORY_PATTERN, access_problems, pattern_problems
 from registry_proxy.config.values import (
     Account,
     Config,
@@ -29,7 +30,6 @@ Problem = tuple[str, str]
 
 MOST_WORKERS = 64
 
-_REPOSITORY_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]+\Z")
 _CVMFS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 _IMAGE_PATTERN = re.compile(r"[a-zA-Z0-9._/*?\[\]!:-]+\Z")
 _SUFFIX = re.compile(r"[a-zA-Z0-9._-]{1,32}\Z")
@@ -45,7 +45,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _below("parent", _parent(config.parent))
     yield from _below("forward_proxies", _forwarding(config.forward_proxies))
     for host, upstream in config.upstreams.items():
-        yield from _below(f'upstream."{host}"', _upstream(upstream, config.server))
+        yield from _below(f'upstream."{host}"', _upstream(upstream, config))
     for number, mount in enumerate(config.cvmfs):
         yield from _below(f"cvmfs[{number}]", _cvmfs(mount))
     for number, repository in enumerate(config.cvmfs_http):
@@ -122,21 +122,22 @@ def _groups(key: str, text: str, fallback: str = "") -> Iterator[Problem]:
         yield key, str(error)
 
 
-def _upstream(upstream: Upstream, server: Server) -> Iterator[Problem]:
+def _upstream(upstream: Upstream, config: Config) -> Iterator[Problem]:
     yield from _urls(upstream)
-    if upstream.guarded:
-        yield "access", "only open is there yet"
+    if upstream.access == "pass-through":
+        yield "access", "pass-through is not there yet"
+    yield from access_problems(upstream, config)
     yield from _addresses(upstream.listen)
-    yield from _patterns("repositories", upstream.repositories, _REPOSITORY_PATTERN)
-    yield from _patterns("realms", upstream.realms, _HOST_PATTERN)
-    yield from _patterns("redirect_hosts", upstream.redirect_hosts, _HOST_PATTERN)
+    yield from pattern_problems("repositories", upstream.repositories, REPOSITORY_PATTERN)
+    yield from pattern_problems("realms", upstream.realms, _HOST_PATTERN)
+    yield from pattern_problems("redirect_hosts", upstream.redirect_hosts, _HOST_PATTERN)
     yield from _positive(upstream, "connections")
     yield from _below("timeouts", _timeouts(upstream.timeouts))
     if upstream.tag_fresh is not None:
         yield from _not_negative(upstream, "tag_fresh")
     if upstream.account is not None:
         yield from _below("account", _account(upstream.account))
-        yield from _exposure(upstream, server)
+        yield from _exposure(upstream, config.server)
 
 
 def _urls(upstream: Upstream) -> Iterator[Problem]:
@@ -165,7 +166,7 @@ def _account(account: Account) -> Iterator[Problem]:
 
 def _exposure(upstream: Upstream, server: Server) -> Iterator[Problem]:
     """What an account can read, everyone who reaches an open upstream can: beyond loopback that must be spelled out."""
-    if upstream.repositories:
+    if upstream.repositories or upstream.guarded:
         return
     for address in (*server.listen, *upstream.listen):
         if _is_address(address) and not Address.parse(address).is_loopback:
@@ -210,7 +211,7 @@ def _lazy(lazy: Lazy) -> Iterator[Problem]:
 def _lazy_rule(rule: LazyRule) -> Iterator[Problem]:
     if not rule.images:
         yield "images", "at least one"
-    yield from _patterns("images", rule.images, _IMAGE_PATTERN)
+    yield from pattern_problems("images", rule.images, _IMAGE_PATTERN)
     yield from _spans(rule)
     if rule.smallest_layer is not None:
         yield from _not_negative(rule, "smallest_layer")
@@ -246,12 +247,6 @@ def _is_address(text: str) -> bool:
     except (ValueError, BadRequest):
         return False
     return True
-
-
-def _patterns(key: str, patterns: Iterable[str], allowed: re.Pattern[str]) -> Iterator[Problem]:
-    for index, pattern in enumerate(patterns):
-        if not allowed.match(pattern) or pattern.startswith("/"):
-            yield f"{key}[{index}]", f"{pattern!r} is not a pattern"
 
 
 def _positive(section: object, *keys: str) -> Iterator[Problem]:

@@ -39,12 +39,15 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``urls``: the registry and its mirrors, tried in order. ``repositories``: patterns (fnmatch) that an account may be
     used for. ``redirect_hosts``: patterns of hosts that blobs may be redirected to; empty: any public host. ``access``: who may
     read through the proxy: whoever reaches it, those whose own credentials the upstream takes, or the proxy's own users.
+    ``readers``: patterns of what each of those users may read; ``networks``: where clients may come from, empty: anywhere.
     """
 
     urls: tuple[str, ...]
     access: Literal["open", "pass-through", "local"] = "open"
     account: Account | None = None
     repositories: tuple[str, ...] = ()
+    readers: dict[str, tuple[str, ...]] = {}
+    networks: tuple[str, ...] = ()
     ca: Path | None = None
     forward_proxy: str | None = None
     realms: tuple[str, ...] = ()
@@ -93,6 +96,12 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: Path
     client_ca: Path | None = None
     minimum: Literal["1.2", "1.3"] = "1.2"
+
+
+class Users(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The proxy's own users. ``htpasswd``: a file of their passwords, by bcrypt or argon2."""
+
+    htpasswd: Path | None = None
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -225,6 +234,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: Store
     upstreams: dict[SourceHost, Upstream]
     server: Server = Server()
+    users: Users = Users()
     policy: Policy = Policy()
     parent: Parent = Parent()
     forward_proxies: Forwarding = Forwarding()

@@ -186,7 +186,7 @@ class Blobs:
         )
         for place in await self._hints.places(digest):
             upstream = self._upstreams.get(place.upstream)
-            if upstream is None or upstream.guarded:
+            if upstream is None or upstream.guarded or upstream.networks:
                 continue
             try:
                 return await self.open(place, certain=certain)

@@ -42,7 +42,7 @@ class Metrics:
         cuts = counter("responses_cut_total", "Answers that ended before their promised length.", "by")
         self._cuts = {by: cuts.labels(by) for by in ("client", "proxy")}
         refused = counter("refused_total", "Connections and requests beyond a limit.", "limit")
-        self._refused = {what: refused.labels(what) for what in ("connection", "rate", "body")}
+        self._refused = {what: refused.labels(what) for what in ("connection", "rate", "body", "password")}
         self._fetched = _Children(counter("fetched_bytes_total", "Bytes of content fetched.", "upstream").labels)
         self._fills = counter("chunk_fills_total", "Chunks written after a miss.")
         self._flights = _Children(

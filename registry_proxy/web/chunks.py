@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from registry_proxy.access.caller import Caller
+from registry_proxy.access.guard import Guard
 from registry_proxy.errors import BlobUnknown, LoopDetected, NoSuchEndpoint, NotSoon, RegistryProxyError, UpstreamBusy
 from registry_proxy.net.hops import HOPS, instances
 from registry_proxy.oci import names
@@ -61,11 +63,15 @@ class PublicChunks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """The endpoint. ``identity``: this instance in ``Via``; ``upstreams``: the source hosts that are configured."""
+    """The endpoint. ``identity``: this instance in ``Via``; ``upstreams``: the source hosts that are configured; ``guard``: their gates.
+
+    No client of chunks has a name, so a gate lets in those that it knows by their address alone.
+    """
 
     source: PublicChunks
     identity: str
     upstreams: Collection[SourceHost]
+    guard: Guard
 
     async def answer(self, exchange: Exchange, stall: float) -> Reply:
         """The answer, its body already on its way if it is a chunk. ``stall``: as for blobs."""
@@ -103,13 +109,21 @@ class Chunks:
         if upstream is not None and repository is not None:
             place = BlobPlace(upstream, names.repository(repository), name.digest)
         else:
-            known = (one for one in await self.source.places(name.digest) if one.upstream in self.upstreams)
+            known = (one for one in await self.source.places(name.digest) if self._may(exchange, one))
             found = next(known, None)
             if found is None:
                 raise BlobUnknown(f"say where the blob lives: {NAMESPACE} and {REPOSITORY}")
             place = found
         exchange.upstream = place.upstream
+        if not self._may(exchange, place):
+            raise BlobUnknown(f"what {place.upstream} has is not for everybody")
         return place
+
+    def _may(self, exchange: Exchange, place: BlobPlace) -> bool:
+        """True if whoever is where the client is may read there: an answer is kept by caches, and given to others."""
+        gate = self.guard.get(place.upstream)
+        stranger = Caller(None, exchange.caller.address)
+        return place.upstream in self.upstreams and (gate is None or gate.at_hand(stranger, place.repository))
 
 
 @dataclass(frozen=True, slots=True)

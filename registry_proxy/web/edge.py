@@ -274,7 +274,7 @@ class Edge:
                 return await referrers.answer(exchange, self._discovery, where, digest)
             case CatalogRoute():
                 host = self._catalog(exchange, route)
-                await self._admit(exchange, host, Subject())
+                await self._admit(exchange, host, Subject(catalog=True))
                 return await lists.catalog(exchange, self._discovery, host)
             case Ping():
                 exchange.upstream = host = routing.upstream(exchange.asked, self._upstreams)

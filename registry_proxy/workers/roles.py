@@ -4,10 +4,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
 
+from registry_proxy.access import passwords
+from registry_proxy.access.gates import gates
+from registry_proxy.access.guard import OPEN
+from registry_proxy.access.passwords import Passwords
 from registry_proxy.app import Instance, assemble
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
@@ -83,14 +88,16 @@ async def fetching(begin: Begin) -> AsyncIterator[Fetcher]:
 class Server:
     """The ordinary face before remote services."""
 
-    def __init__(self, face: Face, metrics: Metrics) -> None:
+    def __init__(self, face: Face, metrics: Metrics, passwords: Passwords) -> None:
         self.urls = face.urls
         self.metrics = metrics
         self._face = face
+        self._passwords = passwords
 
     async def apply(self, config: Config) -> None:
-        """Hold these limits, and log at this level."""
+        """Hold these limits, know these users, and log at this level."""
         logs.set_level(config.log.level)
+        await self._passwords.apply(config)
         await self._face.apply(share(config.server))
 
 
@@ -120,32 +127,35 @@ class Figures:
 async def serving(begin: Begin, supervisor: Supervisor) -> AsyncIterator[Server]:
     """A server at work; leaving lets running answers finish for the drain time. Raises ConfigInvalid."""
     config = msgspec.structs.replace(begin.config, server=share(begin.config.server))
-    line = Line(begin.line, config.policy.patience)
-
-    async def doubt(digest: Digest, index: int) -> None:
-        await line.ask(Doubt(digest, index), Done)
-
-    view = StoreView(config.store, doubt)
     metrics = Metrics(config.upstreams)
-    face = Face(
-        config,
-        manifests=RemoteManifests(line),
-        discovery=RemoteDiscovery(line),
-        blobs=RemoteBlobs(line, view),
-        chunks=Chunks(RemoteChunks(line, view), begin.identity, config.upstreams),
-        metrics=metrics,
-        figures=Figures(line, supervisor),
-    )
-    tending = asyncio.create_task(_tend(line, view), name="store view")
-    try:
-        await face.start(_places(begin))
-        yield Server(face, metrics)
-    finally:
-        await face.stop()
-        tending.cancel()
-        await asyncio.gather(tending, return_exceptions=True)
-        await view.close()
-        await line.close()
+    async with passwords.opened(config, partial(metrics.refused, "password")) as checked:
+        line = Line(begin.line, config.policy.patience)
+
+        async def doubt(digest: Digest, index: int) -> None:
+            await line.ask(Doubt(digest, index), Done)
+
+        view = StoreView(config.store, doubt)
+        guard = gates(config.upstreams, checked, OPEN)
+        face = Face(
+            config,
+            manifests=RemoteManifests(line),
+            discovery=RemoteDiscovery(line),
+            blobs=RemoteBlobs(line, view),
+            chunks=Chunks(RemoteChunks(line, view), begin.identity, config.upstreams, guard),
+            metrics=metrics,
+            figures=Figures(line, supervisor),
+            guard=guard,
+        )
+        tending = asyncio.create_task(_tend(line, view), name="store view")
+        try:
+            await face.start(_places(begin))
+            yield Server(face, metrics, checked)
+        finally:
+            await face.stop()
+            tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
+            await view.close()
+            await line.close()
 
 
 def share(settings: Settings) -> Settings:

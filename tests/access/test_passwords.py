@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import bcrypt
@@ -13,6 +13,9 @@ from structlog.testing import capture_logs
 from registry_proxy.access import passwords as module
 from registry_proxy.access.passwords import LINE, LINE_OF_ONE, Passwords
 from registry_proxy.access.users import Users
+from registry_proxy.config import Config, Policy, Store
+from registry_proxy.config import Users as Settings
+from registry_proxy.config.units import Seconds
 from registry_proxy.errors import TooManyRequests
 from registry_proxy.plan.attempts import AT_ONCE, PAUSE
 from registry_proxy.plan.basic import Basic
@@ -51,8 +54,11 @@ def header(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
+def configured(file: Path | None) -> Config:
+    return Config(Store(Path("/nowhere")), {}, users=Settings(htpasswd=file), policy=Policy(verdict=Seconds(30)))
+
+
 ALICE = header("alice", "wonder")
-Make = Callable[[Users], Passwords]
 
 
 @pytest.fixture
@@ -188,19 +194,19 @@ async def test_a_file_that_changed(passwords: Passwords, tmp_path: Path) -> None
     assert await passwords.check(ALICE, "a") == "alice"
     assert await passwords.check(wrong, "a") is None
     with capture_logs() as logs:
-        await passwords.renew(file)
-        await passwords.renew(file)
+        await passwords.apply(configured(file))
+        await passwords.apply(configured(file))
     assert [line["event"] for line in logs] == ["users.loaded"]
     assert passwords.at_hand(ALICE) is None
     assert await passwords.check(ALICE, "a") is None
     assert await passwords.check(wrong, "a") == "bob"
     file.write_text("eve:secret\n", encoding="utf-8")
     with capture_logs() as logs:
-        await passwords.renew(file)
+        await passwords.apply(configured(file))
     assert [line["event"] for line in logs] == ["users.refused"]
     assert "secret" not in str(logs)
     assert await passwords.check(header("eve", "apple"), "a") == "eve"
-    await passwords.renew(None)
+    await passwords.apply(configured(None))
     assert await passwords.check(wrong, "a") is None
 
 
@@ -209,7 +215,7 @@ async def test_a_file_that_changes_during_a_check(passwords: Passwords, known: K
     known.gate.clear()
     checking = asyncio.create_task(passwords.check(ALICE, "a"))
     await asyncio.to_thread(known.begun.wait)
-    await passwords.renew(None)
+    await passwords.apply(configured(None))
     known.gate.set()
     assert await checking is None
     assert passwords.at_hand(ALICE) is None

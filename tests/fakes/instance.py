@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry_proxy.app import Instance, assemble
-from registry_proxy.config import Config, Cvmfs, Forwarding, Lazy, Parent, Policy, Server, Store, Upstream
+from registry_proxy.config import Config, Cvmfs, Forwarding, Lazy, Parent, Policy, Server, Store, Upstream, Users
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
@@ -79,6 +79,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
         forward_proxies: str = "DIRECT",
         cvmfs: tuple[Path, ...] = (),
         lazy: Lazy | None = None,
+        htpasswd: Path | None = None,
         **settings: object,
     ) -> AsyncIterator[Bench]:
         config = Config(
@@ -86,6 +87,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
             upstreams={HOST: Upstream(**{"urls": (upstream.url,), **settings})},
             policy=policy or Policy(),
             server=Server(listen=(address,), drain=1),
+            users=Users(htpasswd=htpasswd),
             parent=Parent(urls=parents),
             forward_proxies=Forwarding(groups=forward_proxies),
             lazy=lazy or Lazy(),

@@ -63,7 +63,7 @@ async def start(heart: MemoryHeart, metrics: Metrics, tmp_path: Path) -> AsyncIt
             manifests=heart,
             discovery=heart,
             blobs=heart,
-            chunks=Chunks(heart, IDENTITY, named),
+            chunks=Chunks(heart, IDENTITY, named, guard),
             metrics=metrics,
             figures=MemoryFigures(metrics, ready),
             guard=guard,

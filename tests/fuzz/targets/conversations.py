@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from registry_proxy.access.guard import OPEN
 from registry_proxy.config import Config, Server, Store, Upstream
 from registry_proxy.oci.content import OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
@@ -60,7 +61,7 @@ async def _built(loop: asyncio.AbstractEventLoop) -> _Stage:
     heart.repositories[HOST] = [REPOSITORY]
     config = Config(Store(Path("/nowhere")), {HOST: Upstream(("https://x.example",))}, Server())
     metrics, figures = Metrics(), _Figures()
-    chunks = Chunks(heart, "registry-proxy-fuzz", config.upstreams)
+    chunks = Chunks(heart, "registry-proxy-fuzz", config.upstreams, OPEN)
     face = Face(config, manifests=heart, discovery=heart, blobs=heart, chunks=chunks, metrics=metrics, figures=figures)
     server = _Connections(lambda request: face._edge.handle(None, request), config.server)
     return _Stage(loop, heart, server, face)
