@@ -1,0 +1,173 @@
+"""The proxy's own users before a private registry, through a whole instance."""
+
+from base64 import b64encode
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from registry_proxy.config import Account
+from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.chunk_objects import ChunkName
+from tests.fakes.instance import CHUNK, HOST, Benches, noise
+from tests.fakes.upstream import FakeUpstream
+from tests.fakes.wire import Wire
+
+LAYER = noise(3 * CHUNK + 7)
+READERS = {"alice": ("private/*",), "*": ("open/*",)}
+
+
+def login(user: str, password: str = "pw") -> str:
+    return "Authorization: Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    """alice and bob have the same password."""
+    hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
+    file = tmp_path / "users"
+    file.write_text(f"alice:{hashed}\nbob:{hashed}\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def private(upstream: FakeUpstream) -> tuple[Digest, Digest]:
+    """Manifest and layer of an image in private/app, which only the proxy's account can pull."""
+    upstream.auth, upstream.public_pull = "basic", False
+    manifest = upstream.add_image(layers=[LAYER], tag="v1", repository="private/app")
+    return manifest, upstream.add_blob(LAYER, repository="private/app")
+
+
+@pytest.fixture
+def settings(upstream: FakeUpstream, users: Path) -> dict[str, object]:
+    account = Account(username=upstream.username, password=upstream.password)
+    return {
+        "access": "local",
+        "readers": READERS,
+        "account": account,
+        "htpasswd": users,
+        "listen": True,
+        "catalog": True,
+    }
+
+
+def paths(manifest: Digest, layer: Digest) -> list[str]:
+    """Everything that can be asked about the image."""
+    base = "/v2/private/app"
+    whole = [
+        f"{base}/manifests/v1",
+        f"{base}/manifests/{manifest}",
+        f"{base}/blobs/{layer}",
+        f"{base}/tags/list",
+        f"{base}/referrers/{manifest}",
+    ]
+    return [f"{path}?ns={HOST}" for path in whole] + [path.replace("/v2/", f"/v2/{HOST}/") for path in whole]
+
+
+async def statuses(wire: Wire, asked: list[str], *headers: str) -> set[int]:
+    """What all of these are answered with, by GET and by HEAD; no refusal has a byte of the layer."""
+    found = set()
+    for path in asked:
+        for method in ("GET", "HEAD"):
+            answer = await wire.ask(path, *headers, method=method)
+            assert answer.status < 400 or LAYER[:32] not in answer.body
+            found.add(answer.status)
+    return found
+
+
+async def test_cold_and_cached(bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object]) -> None:
+    """Who may read reads, who is known and may not gets 403, all others 401, whether the instance has it or not."""
+    async with bench(**settings) as one, one.wire() as wire:
+        for _ in range(2):
+            assert await statuses(wire, paths(*private)) == {401}
+            assert await statuses(wire, paths(*private), login("alice", "guess")) == {401}
+            assert await statuses(wire, paths(*private), login("eve")) == {401}
+            assert await statuses(wire, paths(*private), login("bob")) == {403}
+            assert await statuses(wire, paths(*private), login("alice")) == {200}
+        blob = f"/v2/private/app/blobs/{private[1]}?ns={HOST}"
+        assert (await wire.ask(blob, login("alice"))).body == LAYER
+        ranged = await wire.ask(blob, login("alice"), "Range: bytes=5-9")
+        assert (ranged.status, ranged.body) == (206, LAYER[5:10])
+        assert (await wire.ask(blob, login("bob"), "Range: bytes=5-9")).status == 403
+
+
+async def test_the_challenge(bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object]) -> None:
+    """Who says nothing is asked for a name and a password, at the ping too where it names the upstream, and without one not."""
+    async with bench(**settings) as one, one.wire() as wire:
+        for path in (f"/v2/?ns={HOST}", paths(*private)[0]):
+            answer = await wire.ask(path)
+            assert answer.headers["WWW-Authenticate"] == 'Basic realm="registry-proxy"'
+            assert answer.codes == ["UNAUTHORIZED"]
+        assert (await wire.ask(f"/v2/?ns={HOST}", login("bob"))).status == 200
+        assert (await wire.ask("/v2/")).status == 200
+
+
+async def test_names_of_repositories(
+    bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object]
+) -> None:
+    """The catalog is for those who may read everything."""
+    settings["readers"] = {**READERS, "bob": ("*",)}
+    async with bench(**settings) as one, one.wire() as wire:
+        catalog = f"/v2/_catalog?ns={HOST}"
+        assert [(await wire.ask(catalog, *who)).status for who in ((), (login("alice"),), (login("bob"),))] == [
+            401,
+            403,
+            200,
+        ]
+
+
+async def test_a_digest_opens_nothing(
+    bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object]
+) -> None:
+    """Without its repository a private blob is found by nobody, nor are its chunks by anybody at all."""
+    _, layer = private
+    where = (f"OCI-Namespace: {HOST}", "OCI-Repository: private/app")
+    async with bench(**settings) as one, one.wire() as wire:
+        assert (await wire.ask(f"/v2/private/app/blobs/{layer}?ns={HOST}", login("alice"))).body == LAYER
+        for who in ((), (login("bob"),), (login("alice"),)):
+            assert (await wire.ask(f"/v2/other/app/blobs/{layer}", *who)).status == 404
+            assert (await wire.ask(f"/v2/open/app/blobs/{layer}?ns={HOST}", *who)).status in {401, 404}
+            for path in (ChunkName(layer, CHUNK, 0).path, ChunkName(layer, CHUNK, None).path):
+                for headers in ((), where):
+                    assert (await wire.ask(path, *headers, *who)).status == 404
+
+
+async def test_networks(bench: Benches, upstream: FakeUpstream) -> None:
+    """To an address outside, an open upstream is closed in every form, cached or not; inside, it is as open as ever."""
+    manifest = upstream.add_image(layers=[LAYER], tag="v1", repository="private/app")
+    layer = upstream.add_blob(LAYER, repository="private/app")
+    chunk, where = ChunkName(layer, CHUNK, 0).path, (f"OCI-Namespace: {HOST}", "OCI-Repository: private/app")
+    async with bench(networks=("127.0.0.0/8",), listen=True) as one, one.wire() as wire:
+        assert await statuses(wire, [*paths(manifest, layer), f"/v2/?ns={HOST}"]) == {200}
+        assert (await wire.ask(chunk, *where)).status == 200
+        assert (await wire.ask(f"/v2/x/blobs/{layer}")).status == 404
+    asked = len(upstream.requests)
+    async with bench(networks=("192.0.2.0/24", "unix"), listen=True) as one, one.wire() as wire:
+        assert await statuses(wire, [*paths(manifest, layer), f"/v2/?ns={HOST}"]) == {403}
+        for headers in ((), where):
+            assert (await wire.ask(chunk, *headers)).status == 404
+        assert (await wire.ask(f"/v2/x/blobs/{layer}")).status == 404
+    assert len(upstream.requests) == asked
+
+
+async def test_what_was_open_is_closed(bench: Benches, upstream: FakeUpstream, settings: dict[str, object]) -> None:
+    """What a store has from when the upstream was open is for its readers alone once it is guarded."""
+    manifest = upstream.add_image(layers=[LAYER], tag="v1", repository="private/app")
+    layer = upstream.add_blob(LAYER, repository="private/app")
+    async with bench(listen=True) as one, one.wire() as wire:
+        assert await statuses(wire, paths(manifest, layer)) == {200}
+    async with bench(**settings) as one, one.wire() as wire:
+        assert await statuses(wire, paths(manifest, layer)) == {401}
+        assert (await wire.ask(f"/v2/x/blobs/{layer}")).status == 404
+        assert await statuses(wire, paths(manifest, layer), login("alice")) == {200}
+
+
+async def test_figures_tell_no_secret(
+    bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object]
+) -> None:
+    """Neither /stats nor /metrics has a name, a password or a private repository."""
+    async with bench(**settings) as one, one.wire() as wire:
+        await statuses(wire, paths(*private), login("alice"))
+        for path in ("/stats", "/metrics"):
+            text = (await wire.ask(path)).body
+            assert not any(word in text for word in (b"alice", b"private/app", login("alice").split()[-1].encode()))
