@@ -5,7 +5,7 @@ whole answer that is not verified, are always the fetcher's to give.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -29,7 +29,8 @@ _ANYWHERE_FOR: Final = 60.0
 class RemoteBlob:
     """A blob that its reader may read, of known size."""
 
-    def __init__(self, granted: Granted, line: Line, view: StoreView) -> None:
+    def __init__(self, granted: Granted, line: Line, view: StoreView, forget: Callable[[Digest], None]) -> None:
+        self._forget = forget
         self.place = granted.place
         self.digest = granted.place.digest
         self.size = granted.size
@@ -53,6 +54,10 @@ class RemoteBlob:
         """What the fetcher says of it now."""
         self.verified = self.verified or verified
         self.settled = self.settled or (self.certain and verified)
+
+    def contested(self) -> None:
+        """Its size is not what it was said to be: whoever comes next has to ask anew."""
+        self._forget(self.digest)
 
     def read(self, parts: Sequence[Part]) -> RemoteReader:
         """A reader of these parts, to be used as an async context manager."""
@@ -97,12 +102,17 @@ class RemoteBlobs:
         return blob
 
     def _granted(self, granted: Granted) -> RemoteBlob:
-        blob = RemoteBlob(granted, self._line, self._view)
+        blob = RemoteBlob(granted, self._line, self._view, self._contested)
         if blob.certain:
             self._open[blob.place] = blob
             if len(self._open) > _REMEMBERED:
                 self._open.popitem(last=False)
         return blob
+
+    def _contested(self, digest: Digest) -> None:
+        for place in [place for place in self._open if place.digest == digest]:
+            del self._open[place]
+        self._anywhere.pop(digest, None)
 
     def _forget(self) -> None:
         """Another fetcher: it knows nothing of what the last one said."""

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from registry_proxy.app import Instance
-from registry_proxy.errors import RegistryProxyError, Trouble, UpstreamBroken
+from registry_proxy.errors import RegistryProxyError, SizeContested, Trouble
 from registry_proxy.net.hops import HOPS
 from registry_proxy.pull.blobs import OpenBlob
 from registry_proxy.telemetry.logs import REQUEST
@@ -150,7 +150,7 @@ class Desk:
     async def _read(self, wire: Wire, call: Read) -> Answer:
         blob = await self._instance.blobs.open(call.place)
         if blob.size != call.size:
-            raise UpstreamBroken(f"{call.place.digest} has {blob.size} bytes, not {call.size} as it was said to have")
+            raise SizeContested(f"{call.place.digest} has {blob.size} bytes, not {call.size} as it was said to have")
         return await give_parts(wire, blob, call.parts, call.sent)
 
     async def _manifest(self, call: GetManifest) -> Manifest:

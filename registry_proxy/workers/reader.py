@@ -5,11 +5,11 @@ remembers the sha-256 of what it has sent, so that its end can be held back all 
 """
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from registry_proxy.errors import RegistryProxyError, Trouble
+from registry_proxy.errors import RegistryProxyError, SizeContested, Trouble
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Grid, Slice, Span
 from registry_proxy.plan.ranges import Part
@@ -45,6 +45,9 @@ class Source(Protocol):
 
     def learn(self, *, verified: bool) -> None:
         """What the fetcher says of it now."""
+
+    def contested(self) -> None:
+        """Its size is not what it was said to be: whoever comes next has to ask anew."""
 
 
 class RemoteReader:
@@ -130,7 +133,8 @@ class RemoteReader:
         start = max(first.span.start, index * blob.grid.chunk)
         rest = (Part(Span(start, first.span.stop), first.open_ended), *self._parts[part + 1 :])
         call = Read(blob.place, blob.size, rest, self._sums or None)
-        self._wire, _ = await blob.line.begin(call, Reading)
+        with self._learning():
+            self._wire, _ = await blob.line.begin(call, Reading)
 
     def _detach(self) -> None:
         """Give up the read, if there is one."""
@@ -157,7 +161,17 @@ class RemoteReader:
     async def _step(self, message: bytes) -> Step:
         assert self._wire is not None  # noqa: S101
         self._wire.send(message)
-        return await receive(self._wire, Step)
+        with self._learning():
+            return await receive(self._wire, Step)
+
+    @contextlib.contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Have it known if the fetcher no longer believes the size."""
+        try:
+            yield
+        except SizeContested:
+            self._blob.contested()
+            raise
 
     async def _end(self, wire: Wire) -> None:
         """Every piece has gone out: note what the fetcher knows of the blob now, and give the connection back."""

@@ -305,3 +305,16 @@ def decay(path: Path) -> None:
 def identity_of(path: Path) -> int:
     found = path.stat()
     return hash((found.st_ino, found.st_size, found.st_ctime_ns)) or 1
+
+
+async def test_a_wrong_size_is_not_believed_for_ever(pair: Pair, upstream: FakeUpstream) -> None:
+    """A size learned from an answer about another blob goes with the first read that shows it; the fetcher lives on."""
+    right, other = upstream.add_blob(DATA), upstream.add_blob(noise(CHUNK, seed=8))
+    upstream.fail("blob", 307, headers={"Location": f"{upstream.url}/v2/{REPOSITORY}/blobs/{other}"}, times=1)
+    assert (await pair.blobs.open(pair.bench.place(right), certain=True)).size == CHUNK
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(RegistryProxyError):
+                if await pair.read(right) == DATA:
+                    break
+    assert pair.blobs.opened(pair.bench.place(right)).size == len(DATA)  # type: ignore[union-attr]
