@@ -21,8 +21,8 @@ class Networks:
 
     def __contains__(self, address: str) -> bool:
         """True if a client of this address (``unix``: on a Unix socket) is in one of them."""
-        found = _address(address)
-        return self._unix if found is None else any(found in network for network in self._networks)
+        found = _addresses(address)
+        return any(each in network for each in found for network in self._networks) if found else self._unix
 
 
 def _network(text: str) -> _Network:
@@ -36,10 +36,11 @@ def _network(text: str) -> _Network:
 
 
 @functools.lru_cache(maxsize=4096)
-def _address(text: str) -> _Address | None:
-    """The address of a client; None if it has none. An IPv4 one may be written as IPv6 (RFC 4291 §2.5.5.2)."""
+def _addresses(text: str) -> tuple[_Address, ...]:
+    """The address of a client as it came, and the IPv4 one that it stands for (RFC 4291 §2.5.5.2); none if it has none."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+        return ()
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (address,) if mapped is None else (address, mapped)
