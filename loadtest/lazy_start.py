@@ -161,9 +161,9 @@ def node(job: Job, root: Path, address: str) -> Iterator[Containerd]:
         yield containerd
 
 
-def start(containerd: Containerd, image: Image) -> tuple[float, int]:
+def start(containerd: Containerd, image: Image, tag: str = "latest") -> tuple[float, int]:
     """Pull and run; seconds taken, and how many layers are lazy mounts. Raises Failure."""
-    reference, began = f"{SOURCE}/{image.repository}:latest", time.monotonic()
+    reference, began = f"{SOURCE}/{image.repository}:{tag}", time.monotonic()
     containerd.pull(reference, seconds=LIMIT)
     printed = containerd.run(reference, "start", *PROGRAM, seconds=LIMIT)
     taken = time.monotonic() - began
