@@ -5,12 +5,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
+from registry_proxy.cli.cached import CachedLayer, Share, cached_layer
 from registry_proxy.cli.http import Instance, InstanceRefused
 from registry_proxy.cli.making import cancel, convert, status
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
@@ -26,6 +27,7 @@ from registry_proxy.plan.chunks import Span
 
 if TYPE_CHECKING:  # the formats are imported when a verb runs
     from registry_proxy.lazy.files import LayerIndex
+    from registry_proxy.lazy.image import Place
     from registry_proxy.lazy.ztoc.ztoc import Ztoc
 
 Image = Annotated[str, Parameter(name="IMAGE", help="Image name: HOST/REPOSITORY[:TAG][@DIGEST].")]
@@ -60,29 +62,33 @@ def ls(
     json: Json = False,
     setup: Setup = NO_FLAGS,
 ) -> None:
-    """List an image's files: size, kind, layer, the layer's format, path.
+    """List an image's files: size, kind, layer, the layer's format, how much of it is cached, path.
 
     Of eStargz and zstd:chunked layers only the table of contents is fetched. An ordinary gzip layer has none: its zTOC is taken
     from --ztocs, else made on the spot, for which the whole layer is fetched.
+
+    Cached (all, part, none) is what the store of the configuration had before that; a question mark, if the store cannot be read
+    here or --server names an instance without the --store or --config that it has.
     """
     from registry_proxy.lazy.image import merged
 
-    name, wanted = image_name(image), _wanted(platform)
+    name, wanted, config = image_name(image), _wanted(platform), setup.load()
+    store = config.store.path if server is None or setup.store or setup.config else None
 
-    def work(instance: Instance) -> "list[LayerIndex]":
-        return [layer.index for layer in _layers(_Remote(instance, name, ztocs), wanted)]
+    def work(instance: Instance) -> "list[tuple[LayerIndex, CachedLayer | None]]":
+        remote = _Remote(instance, name, ztocs)
+        layers = _descriptors(remote, wanted)
+        cached = [cached_layer(store, layer) if store else None for layer in layers]  # before anything is fetched
+        return [(remote.open(layer).index, here) for layer, here in zip(layers, cached, strict=True)]
 
-    indexes = asyncio.run(through_instance(setup.load(), server, work, ca))
-    rows = [
-        (place.file.size, place.file.kind, place.layer, indexes[place.layer].format, path, place.file.link)
-        for path, place in sorted(merged(indexes).items())
-    ]
+    found = asyncio.run(through_instance(config, server, work, ca))
+    rows = [_row(path, place, *found[place.layer]) for path, place in sorted(merged(x for x, _ in found).items())]
     if json:
-        keys = ("size", "kind", "layer", "format", "path", "link")
-        print_json({"image": str(name), "files": [dict(zip(keys, row, strict=True)) for row in rows]})
+        print_json({"image": str(name), "files": [asdict(row) for row in rows]})
         return
-    for size, kind, layer, form, path, link in rows:
-        print(f"{size:>12} {kind:<8} {layer:>3} {form:<12} {_shown(path)}{f' -> {_shown(link)}' if link else ''}")
+    for row in rows:
+        link = f" -> {_shown(row.link)}" if row.link else ""
+        print(f"{row.size:>12} {row.kind:<8} {row.layer:>3} {row.format:<12} {_state(row):<5} {_shown(row.path)}{link}")
 
 
 @lazy.command
@@ -132,6 +138,28 @@ def index(
     path = to / f"{digest.hex}.ztoc"
     _write(path, encode(ztoc))
     print(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A file of ``lazy ls``. ``cached``: None if there is nothing to cache or nobody knows."""
+
+    size: int
+    kind: str
+    layer: int
+    format: str
+    cached: Share | None
+    path: str
+    link: str
+
+
+def _row(path: str, place: "Place", index: "LayerIndex", here: CachedLayer | None) -> _Row:
+    cached = here.share(index, place.file.path) if here else None
+    return _Row(place.file.size, place.file.kind, place.layer, index.format, cached, path, place.file.link)
+
+
+def _state(row: _Row) -> str:
+    return row.cached or ("?" if row.kind in ("reg", "hardlink") else "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +220,16 @@ def _wanted(platform: str | None) -> Wanted:
 
 
 def _layers(remote: _Remote, wanted: Wanted) -> list[_Layer]:
+    return [remote.open(descriptor) for descriptor in _descriptors(remote, wanted)]
+
+
+def _descriptors(remote: _Remote, wanted: Wanted) -> tuple[Descriptor, ...]:
     """The layers of the image for this platform, from the lowest to the highest."""
     for _, manifest in manifests_of(remote.instance, remote.image, [wanted]):
         if not manifest.is_index:
             if manifest.config is None:
                 raise InstanceRefused(f"{remote.image} is not an image")
-            return [remote.open(descriptor) for descriptor in manifest.layers]
+            return manifest.layers
     raise NothingForPlatform(f"{remote.image} has nothing for the platform asked for (see --platform)")
 
 

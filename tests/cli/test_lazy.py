@@ -18,7 +18,7 @@ from registry_proxy.lazy.ztoc.ztoc import encode
 from registry_proxy.oci.content import OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
-from tests.lazy.layers import estargz, link, tar, zstd_chunked
+from tests.lazy.layers import entry_tar, estargz, link, tar, zstd_chunked
 
 BIG = b"".join(hashlib.sha512(b"%d" % i).digest() for i in range(4000))
 
@@ -151,6 +151,21 @@ def test_ls_shows_the_image_as_a_container_sees_it(
         ("a", 5, 1, "estargz"),
         ("dir/three", 1, 1, "estargz"),
     }
+
+
+def test_ls_of_a_store_it_does_not_know(
+    registry: Registry, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an instance elsewhere has cached is unknown, unless its store is named and can be read; a folder is never cached."""
+    folder, file = tarfile.TarInfo("dir"), tarfile.TarInfo("a")
+    folder.type = tarfile.DIRTYPE
+    registry.image((gzip.compress(entry_tar([folder, file])), {}))
+    for more in ((), ("--store", str(tmp_path / "nowhere"))):
+        assert run(url, "ls", *more) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert [(line[-1], line[4]) for line in lines] == [("a", "?"), ("dir", "-")]
+    assert run(url, "ls", "--json") == 0
+    assert [file["cached"] for file in json.loads(capsys.readouterr().out)["files"]] == [None, None]
 
 
 def test_ls_escapes_what_a_terminal_would_obey(

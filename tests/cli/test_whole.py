@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
+from tests.lazy.layers import estargz
 
 LAYERS = [b"first" * 500_000, b"second" * 10_000]
 IMAGE = f"a.example/{REPOSITORY}:v1"
@@ -105,3 +107,36 @@ async def test_ctrl_c_ends_warm_at_once(upstream: FakeUpstream, tmp_path: Path, 
             await warming.communicate()
     assert warming.returncode == 130
     assert b"Traceback" not in out + err
+
+
+async def test_ls_shows_what_is_cached(upstream: FakeUpstream, tmp_path: Path, unused_tcp_port: int) -> None:
+    """Before anything is read nothing is; after one file was read, that file and those that share its chunks."""
+    noise = {f"noise-{number}": random.Random(number).randbytes(300_000).hex().encode() for number in range(3)}
+    layer, _ = estargz({"dir/first": b"small", **noise, "empty": b""})
+    upstream.add_image(layers=[layer], tag="lazy")
+    config = tmp_path / "proxy.toml"
+    config.write_text('[store]\nchunk_size = "64KiB"\n', encoding="utf-8")
+    options = (
+        "--listen",
+        f"127.0.0.1:{unused_tcp_port}",
+        "--upstream",
+        f"a.example={upstream.url}",
+        "--config",
+        config,
+    )
+    image, options = f"a.example/{REPOSITORY}:lazy", tuple(map(str, options))
+
+    async def listed() -> dict[str, str | None]:
+        code, out, err = await finish("lazy", "ls", image, "--json", *options, cache=tmp_path)
+        assert (code, err) == (0, "")
+        return {file["path"]: file["cached"] for file in json.loads(out)["files"]}
+
+    cold = await listed()
+    assert {path: cold[path] for path in noise} == dict.fromkeys(noise, "none")
+    assert cold["empty"] == "all"
+    code, _, _ = await finish("lazy", "cat", image, "noise-1", *options, cache=tmp_path)
+    assert code == 0
+    warm = await listed()
+    assert (warm["noise-0"], warm["noise-1"], warm["noise-2"]) == ("part", "all", "part")
+    code, out, _ = await finish("lazy", "ls", image, *options, cache=tmp_path)
+    assert [line.split()[4] for line in out.splitlines() if line.endswith("noise-1")] == ["all"]
