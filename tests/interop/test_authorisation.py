@@ -16,6 +16,7 @@ import pytest
 from tests.interop.conftest import short_directory
 from tests.interop.harness.guarded import OWNER, Answer, Site, Stored, exchange, guarded
 from tests.interop.harness.login import Client
+from tests.interop.harness.process import call
 from tests.interop.harness.proxy import Proxy, registry_proxy
 from tests.interop.harness.rights import Rights
 
@@ -35,6 +36,8 @@ REFUSED = {401, 403, 404}
 CONFIG = """
 [store]
 chunk_size = {chunk}
+[users]
+htpasswd = "{users}"
 [upstream."{source}"]
 urls = ["{url}"]
 {more}
@@ -45,20 +48,34 @@ DIGEST = re.compile(rb"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Mode:
-    """How the upstream is configured, and who may read a private repository through it (a public one is for everybody)."""
+    """How the upstream is configured, and who may read a private and a public repository through it; `shared`: whether what is public
+    may be given out as chunk objects, which go to clients without names."""
 
     name: str
     config: str
     private: frozenset[str] = frozenset()
+    public: frozenset[str] = frozenset(USERS)
+    shared: bool = True
 
 
 ACCOUNT = """
 account = { username = "alice", password = "wonder-land" }
 repositories = ["private/*"]
 """
+LOCAL = """
+access = "local"
+account = { username = "alice", password = "wonder-land" }
+readers = { alice = ["private/*"], "*" = ["open/*"] }
+"""
+HERE, ELSEWHERE = 'networks = ["127.0.0.0/8"]', 'networks = ["192.0.2.0/24", "unix"]'
+ALICE, KNOWN = frozenset({"alice", "alice, unasked"}), frozenset({"alice", "alice, unasked", "bob"})
+NOBODY: frozenset[str] = frozenset()
 EXPECTED = [
     Mode("open", ""),
     Mode("open with an account", ACCOUNT, frozenset(USERS)),
+    Mode("open to other networks", ELSEWHERE, NOBODY, NOBODY, shared=False),
+    Mode("local", LOCAL, ALICE, KNOWN, shared=False),
+    Mode("local by networks and users", LOCAL + HERE, ALICE, KNOWN, shared=False),
 ]
 
 
@@ -82,7 +99,8 @@ class Setting:
 
     def warm(self, stored: Stored) -> None:
         """Everything of a repository is pulled once by somebody who may; nothing, if nobody may."""
-        users = ["nobody"] if stored.repository.startswith("open/") else sorted(self.mode.private)[:1]
+        allowed = self.mode.public if stored.repository.startswith("open/") else self.mode.private
+        users = sorted(allowed, key=lambda user: (user != "nobody", user))[:1]
         for user, kind in itertools.product(users, KINDS) if stored.repository not in self.warmed else ():
             ask(self.proxy, stored, kind, USERS[user])
         self.warmed.add(stored.repository)
@@ -103,8 +121,11 @@ def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
 
 def configured(work: Path, site: Site, more: str) -> tuple[str, Path]:
     """The arguments that name a configuration file with this upstream."""
+    users = work / "users"
+    for user, password in PASSWORDS.items():
+        call("htpasswd", *(["-b", "-B"] if users.exists() else ["-c", "-b", "-B"]), users, user, password)
     file = work / "proxy.toml"
-    file.write_text(CONFIG.format(chunk=CHUNK, source=SOURCE, url=site.url, more=more), encoding="utf-8")
+    file.write_text(CONFIG.format(chunk=CHUNK, source=SOURCE, url=site.url, more=more, users=users), encoding="utf-8")
     return ("--config", file)
 
 
@@ -167,9 +188,10 @@ def leaks(stored: Stored, answer: Answer) -> bool:
 
 def may(mode: Mode, user: str, stored: Stored, kind: str) -> bool:
     """Whether this cell is to be a yes. Chunk objects go to parents' clients, who have no names: public content only."""
-    if stored.repository.startswith("open/"):
-        return True
-    return user in mode.private and not kind.startswith("chunk")
+    public = stored.repository.startswith("open/")
+    if kind.startswith("chunk"):
+        return public and mode.shared
+    return user in (mode.public if public else mode.private)
 
 
 def check(setting: Setting, user: str, stored: Stored, kind: str, *, cold: bool) -> None:
@@ -205,7 +227,7 @@ def test_cached(setting: Setting, visibility: str, user: str, kind: str) -> None
 def test_passwords_go_nowhere(setting: Setting) -> None:
     """No password is in the log, and where the mode asks no client for one, none of theirs was sent to the registry's token server."""
     assert not any(password in setting.proxy.log for password in PASSWORDS.values())
-    ours = {"alice"} if setting.mode.config == ACCOUNT else set()
+    ours = {"alice"} if "account" in setting.mode.config else set()
     assert set(setting.site.tokens.who) <= {None, OWNER} | ours
 
 
@@ -219,7 +241,8 @@ def test_a_manifest_opens_nothing(setting: Setting) -> None:
         setting.site.claim(thief, secret)
         for user, path in itertools.product(("nobody", "bob"), (thief, f"open/other-{warm:d}")):
             base = f"{setting.proxy.url}/v2/{SOURCE}/{path}"
-            assert USERS[user].get(f"{base}/manifests/latest").status == (200 if path == thief else 404)
+            status = USERS[user].get(f"{base}/manifests/latest").status
+            assert status == (200 if path == thief else 404) if user in setting.mode.public else status in {401, 403}
             for headers in ({}, {"Range": "bytes=0-99"}):
                 answer = USERS[user].get(f"{base}/blobs/{secret.layer_digest}", headers)
                 assert answer.status in REFUSED

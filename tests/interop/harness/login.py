@@ -34,7 +34,8 @@ class Client:
 
     def login(self, refusal: Answer) -> dict[str, str]:
         """The Authorization that a challenge asks for; empty if it cannot be had."""
-        for challenge in parse_challenges([refusal.headers.get("Www-Authenticate", "")]):
+        told = [value for name, value in refusal.headers.items() if name.lower() == "www-authenticate"]
+        for challenge in parse_challenges(told):
             if challenge.scheme == "basic":
                 return self.own
             if challenge.scheme == "bearer":
