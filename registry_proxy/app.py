@@ -304,7 +304,7 @@ async def serve(
         async def apply(config: Config) -> None:
             logs.set_level(config.log.level)
             instance.apply(config.policy)
-            await instance.passwords.apply(config)
+            instance.passwords.apply(config)
             await instance.face.apply(config.server)
 
         await instance.face.start()

@@ -24,7 +24,7 @@ import structlog
 
 from registry_proxy.access.users import Users
 from registry_proxy.config import Config
-from registry_proxy.errors import ConfigInvalid, TooManyRequests
+from registry_proxy.errors import TooManyRequests
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.plan.attempts import Attempts
 from registry_proxy.plan.basic import Basic, parse_basic
@@ -104,19 +104,13 @@ class Passwords:
             return None
         return await self._checking.do(key, lambda: self._check(key, claimed, client))
 
-    async def apply(self, config: Config) -> None:
-        """Know the users of the file as it is now, and nothing of what was known before; a broken file is refused with one log line."""
+    def apply(self, config: Config) -> None:
+        """Know these users, if they are others than before nothing of what was known, and hold that policy."""
         self.life = config.policy.verdict
-        try:
-            users = await _read(config)
-        except ConfigInvalid as error:
-            log.error("users.refused", error=str(error))
-            return
-        if users.hashes != self._users.hashes:
-            self._users = users
+        if config.htpasswd != self._users.hashes:
+            self._users = Users(config.htpasswd)
             self._right.clear()
             self._wrong.clear()
-            log.info("users.loaded", users=len(users.hashes))
 
     async def _check(self, key: _Key, claimed: Basic, client: str) -> User | None:
         self._admit(client)
@@ -161,14 +155,9 @@ class Passwords:
 
 @asynccontextmanager
 async def opened(config: Config, refused: Callable[[], None]) -> AsyncIterator[Passwords]:
-    """The passwords of the configured users; raises ConfigInvalid. ``refused``: as ``Passwords`` has it."""
-    passwords = Passwords(await _read(config), config.policy.verdict, refused)
+    """The passwords of the configured users. ``refused``: as ``Passwords`` has it."""
+    passwords = Passwords(Users(config.htpasswd), config.policy.verdict, refused)
     try:
         yield passwords
     finally:
         await passwords.close()
-
-
-async def _read(config: Config) -> Users:
-    path = config.users.htpasswd
-    return Users({}) if path is None else await asyncio.to_thread(Users.read, path)

@@ -3,19 +3,16 @@
 import secrets
 from collections.abc import Mapping
 from hashlib import blake2b
-from pathlib import Path
 from typing import Final
 
 import bcrypt
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error
 
-from registry_proxy.errors import ConfigInvalid
 from registry_proxy.plan import htpasswd
 from registry_proxy.plan.basic import Basic
 from registry_proxy.plan.users import User
 
-_LARGEST: Final = 16 << 20
 _BCRYPT_READS: Final = 72
 """Bytes of a password that bcrypt looks at; more are passed over, as htpasswd passed over them."""
 
@@ -25,36 +22,19 @@ _argon2 = PasswordHasher()
 class Users:
     """Who is known, by the hash of a password. ``hashes``: that of each."""
 
-    def __init__(self, hashes: Mapping[User, str]) -> None:
+    def __init__(self, hashes: Mapping[str, str]) -> None:
         self.hashes = hashes
         self._all = tuple(hashes.values())
         self._secret = secrets.token_bytes(32)
-
-    @classmethod
-    def read(cls, path: Path) -> "Users":
-        """Those of a file; raises ConfigInvalid. Blocks."""
-        try:
-            with path.open("rb") as file:
-                data = file.read(_LARGEST + 1)
-            if len(data) > _LARGEST:
-                raise ValueError(f"larger than {_LARGEST} bytes")
-            return cls(htpasswd.parse(data.decode("utf-8")))
-        except OSError as error:
-            raise ConfigInvalid(f"users.htpasswd: {path}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise ConfigInvalid(f"users.htpasswd: {path}: not UTF-8 text") from None
-        except ValueError as error:
-            raise ConfigInvalid(f"users.htpasswd: {path}: {error}") from None
 
     def check(self, claimed: Basic) -> User | None:
         """Whose name and password these are, if anybody's. Blocks, for a name that nobody has as long as for one that somebody has:
         its password is compared with one of the others' hashes, always the same one, whatever comes of it."""
         if not self._all:
             return None
-        name = User(claimed.user)
-        own = self.hashes.get(name)
+        own = self.hashes.get(claimed.user)
         matches = _matches(own or self._stand_in(claimed.user), claimed.password)
-        return name if own is not None and matches else None
+        return User(claimed.user) if own is not None and matches else None
 
     def _stand_in(self, name: str) -> str:
         drawn = blake2b(name.encode(), key=self._secret, digest_size=8).digest()

@@ -34,25 +34,35 @@ def warnings(config: Config, store: StoreFound) -> Iterator[str]:
     exposed = [address for address in config.server.listen if not Address.parse(address).is_loopback]
     if store.limit > store.free and not store.exists:
         yield f"store.limit: {size_text(store.limit)}, but only {size_text(store.free)} are free"
+    if config.users.htpasswd is not None:
+        yield from _secret("users.htpasswd", config.users.htpasswd, 0o007)
     for host, upstream in config.upstreams.items():
+        reached = [*exposed, *(address for address in upstream.listen if not Address.parse(address).is_loopback)]
+        if reached and upstream.readers and config.server.tls is None:
+            yield f'upstream."{host}": passwords of its readers come to {reached[0]} unencrypted'
         if upstream.account is not None:
-            own = [address for address in upstream.listen if not Address.parse(address).is_loopback]
-            yield from _account(host, upstream, upstream.account, exposed + own)
+            yield from _account(host, upstream, upstream.account, reached)
 
 
 def _account(host: SourceHost, upstream: Upstream, account: Account, exposed: list[str]) -> Iterator[str]:
     key = f'upstream."{host}"'
-    if exposed:
+    if exposed and not upstream.guarded:
         yield f"{key}: everybody who reaches {exposed[0]} can read {', '.join(upstream.repositories)} through its account"
     for url in upstream.urls:
         if url.startswith("http://") and not _is_local(url):
             yield f"{key}.urls: the account's password goes to {url} unencrypted"
     for name in ("password_file", "docker_config"):
         path: Path | None = getattr(account, name)
-        if path is not None and not os.access(path, os.R_OK):
-            yield f"{key}.account.{name}: {path} cannot be read by this user"
-        elif path is not None and path.stat().st_mode & 0o077:
-            yield f"{key}.account.{name}: {path} can be read by other users"
+        if path is not None:
+            yield from _secret(f"{key}.account.{name}", path, 0o077)
+
+
+def _secret(key: str, path: Path, others: int) -> Iterator[str]:
+    """What is wrong with the mode of a file. ``others``: the bits that it should not have."""
+    if not os.access(path, os.R_OK):
+        yield f"{key}: {path} cannot be read by this user"
+    elif path.stat().st_mode & others:
+        yield f"{key}: {path} can be read by other users"
 
 
 def _is_local(url: str) -> bool:

@@ -1,6 +1,7 @@
 """``registry-proxy check``: is this configuration right, and what do its upstreams offer."""
 
 import asyncio
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from registry_proxy.cli.options import NO_FLAGS, Json, Setup, image_name
 from registry_proxy.cli.output import print_json, print_table
 from registry_proxy.config import Config, Logging
 from registry_proxy.config.units import size_text
+from registry_proxy.config.users import with_users
 from registry_proxy.errors import ConfigInvalid
 from registry_proxy.oci.names import ImageName, SourceHost
 
@@ -44,6 +46,8 @@ def check(
     from registry_proxy.telemetry import logs
 
     config = setup.load()
+    if config.users.htpasswd is not None and os.access(config.users.htpasswd, os.R_OK):
+        with_users(config)
     images = _by_upstream(config, [image_name(text) for text in image])
     store = look_at_store(config, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     advice = list(warnings(config, store))

@@ -9,6 +9,7 @@ from registry_proxy import __version__
 from registry_proxy.cli.options import NO_FLAGS, Setup, Workers
 from registry_proxy.config import Config
 from registry_proxy.config.units import size_text
+from registry_proxy.config.users import with_users
 
 
 def serve(*, workers: Workers = None, setup: Setup = NO_FLAGS) -> None:
@@ -21,7 +22,11 @@ def serve(*, workers: Workers = None, setup: Setup = NO_FLAGS) -> None:
     - `registry-proxy serve --config /etc/registry-proxy/proxy.toml`
     - `registry-proxy serve --upstream gitlab.example=http://127.0.0.1:5001`
     """
-    config = setup.load(workers)  # first: a mistake in it is told at once
+
+    def read() -> Config:
+        return with_users(setup.load(workers))
+
+    config = read()  # first: a mistake in it is told at once
     if config.server.workers > 1:
         from registry_proxy.workers.supervisor import serve as run
     else:
@@ -32,7 +37,7 @@ def serve(*, workers: Workers = None, setup: Setup = NO_FLAGS) -> None:
             print(welcome(config, urls), file=sys.stderr, flush=True)
         notify_systemd(os.environ.get("NOTIFY_SOCKET"))
 
-    asyncio.run(run(config, ready=ready, reread=lambda: setup.load(workers)))
+    asyncio.run(run(config, ready=ready, reread=read))
 
 
 def welcome(config: Config, urls: list[str]) -> str:

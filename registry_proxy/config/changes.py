@@ -22,7 +22,9 @@ def changes(running: Config, read: Config) -> Changes:
     server = _live_server(running.server, read.server)
     log = msgspec.structs.replace(running.log, level=read.log.level)
     policy = _live_policy(running.policy, read.policy)
-    config = msgspec.structs.replace(running, server=server, users=read.users, log=log, policy=policy)
+    config = msgspec.structs.replace(
+        running, server=server, users=read.users, htpasswd=read.htpasswd, log=log, policy=policy
+    )
     return Changes(config, tuple(_differences(running, config)), tuple(_differences(config, read)))
 
 

@@ -229,7 +229,7 @@ class Lazy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything."""
+    """Everything. ``htpasswd``: the hashes of the users in that file, by name; only who serves reads it (``config.users``)."""
 
     store: Store
     upstreams: dict[SourceHost, Upstream]
@@ -242,3 +242,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cvmfs: tuple[Cvmfs, ...] = ()
     cvmfs_http: tuple[CvmfsHttp, ...] = ()
     lazy: Lazy = Lazy()
+    htpasswd: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"Config(store={self.store!r}, …)"  # nor here

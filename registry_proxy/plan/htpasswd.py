@@ -6,7 +6,7 @@ What is wrong is told by its line; no part of a hash is ever repeated.
 import re
 from typing import Final
 
-from registry_proxy.plan.users import User, user_name
+from registry_proxy.plan.users import user_name
 
 _BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}\Z")
 _ARGON2 = re.compile(
@@ -23,9 +23,9 @@ _OTHERS: Final = (("$apr1$", "MD5"), ("$1$", "MD5"), ("{SHA}", "SHA-1"), ("$5$",
 _ADVICE: Final = "is taken: bcrypt (htpasswd -B) or argon2"
 
 
-def parse(text: str) -> dict[User, str]:
+def parse(text: str) -> dict[str, str]:
     """The hash of each user; raises ValueError. Empty lines and those that begin with ``#`` are passed over."""
-    users: dict[User, str] = {}
+    users: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.startswith("#"):
             continue

@@ -97,7 +97,7 @@ class Server:
     async def apply(self, config: Config) -> None:
         """Hold these limits, know these users, and log at this level."""
         logs.set_level(config.log.level)
-        await self._passwords.apply(config)
+        self._passwords.apply(config)
         await self._face.apply(share(config.server))
 
 

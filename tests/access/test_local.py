@@ -16,7 +16,6 @@ from registry_proxy.access.users import Users
 from registry_proxy.config import Upstream
 from registry_proxy.errors import Denied, LoginNeeded
 from registry_proxy.oci.names import Repository, SourceHost, Tag
-from registry_proxy.plan.users import User
 
 HOST = SourceHost("registry.test")
 READERS = {"alice": ("private/*",), "root": ("*",), "*": ("open/*",)}
@@ -37,7 +36,7 @@ def caller(
 async def passwords(no_blocking: None) -> AsyncIterator[Passwords]:
     """alice, bob and root have the same password."""
     hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
-    made = Passwords(Users({User(name): hashed for name in ("alice", "bob", "root")}), 60, lambda: None)
+    made = Passwords(Users(dict.fromkeys(("alice", "bob", "root"), hashed)), 60, lambda: None)
     yield made
     await made.close()
 

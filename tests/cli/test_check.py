@@ -182,3 +182,36 @@ def test_mounted_tiers_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert f"cvmfs {tmp_path}: answers" in out
     assert "cvmfs /nonexistent: no: " in out
+
+
+def test_users_may_be_read_by_others(tmp_path: Path) -> None:
+    """A file of users that everybody can read is warned about, and so are passwords that come unencrypted; accounts of a guarded
+    upstream are not: readers have their patterns."""
+    file = tmp_path / "users"
+    file.write_text("")
+    file.chmod(0o644)
+    text = f"""
+        [server]
+        listen = [":5000"]
+        [users]
+        htpasswd = "{file}"
+        [upstream."a.example"]
+        access = "local"
+        readers = {{ alice = ["*"] }}
+        account = {{ username = "u", password = "p" }}
+    """
+    config = config_of(tmp_path, text)
+    store = StoreFound("/s", exists=True, file_system="ext4", free=1, limit=1)
+    assert list(warnings(config, store)) == [
+        f"users.htpasswd: {file} can be read by other users",
+        'upstream."a.example": passwords of its readers come to :5000 unencrypted',
+    ]
+
+
+def test_a_broken_file_of_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """check refuses a file of users that serve would refuse."""
+    (tmp_path / "users").write_text("alice:secret\n")
+    config = tmp_path / "proxy.toml"
+    config.write_text('default_upstreams = false\nusers.htpasswd = "users"\n[upstream."a.example"]\n')
+    assert main.run(["check", "--config", str(config)]) == 2
+    assert "users: line 1: the hash is none" in capsys.readouterr().err

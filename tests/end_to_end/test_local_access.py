@@ -1,17 +1,21 @@
 """The proxy's own users before a private registry, through a whole instance."""
 
+import asyncio
 from base64 import b64encode
-from pathlib import Path
+from typing import Self
 
 import bcrypt
 import pytest
 
+from registry_proxy.access import local
+from registry_proxy.access.passwords import LINE_OF_ONE
 from registry_proxy.config import Account
 from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.attempts import AT_ONCE
 from registry_proxy.plan.chunk_objects import ChunkName
 from tests.fakes.instance import CHUNK, HOST, Benches, noise
 from tests.fakes.upstream import FakeUpstream
-from tests.fakes.wire import Wire
+from tests.fakes.wire import Answer, Wire
 
 LAYER = noise(3 * CHUNK + 7)
 READERS = {"alice": ("private/*",), "*": ("open/*",)}
@@ -19,15 +23,6 @@ READERS = {"alice": ("private/*",), "*": ("open/*",)}
 
 def login(user: str, password: str = "pw") -> str:
     return "Authorization: Basic " + b64encode(f"{user}:{password}".encode()).decode()
-
-
-@pytest.fixture
-def users(tmp_path: Path) -> Path:
-    """alice and bob have the same password."""
-    hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
-    file = tmp_path / "users"
-    file.write_text(f"alice:{hashed}\nbob:{hashed}\n", encoding="utf-8")
-    return file
 
 
 @pytest.fixture
@@ -39,7 +34,10 @@ def private(upstream: FakeUpstream) -> tuple[Digest, Digest]:
 
 
 @pytest.fixture
-def settings(upstream: FakeUpstream, users: Path) -> dict[str, object]:
+def settings(upstream: FakeUpstream) -> dict[str, object]:
+    """alice and bob have the same password."""
+    hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
+    users = {"alice": hashed, "bob": hashed}
     account = Account(username=upstream.username, password=upstream.password)
     return {
         "access": "local",
@@ -160,6 +158,43 @@ async def test_what_was_open_is_closed(bench: Benches, upstream: FakeUpstream, s
         assert await statuses(wire, paths(manifest, layer)) == {401}
         assert (await wire.ask(f"/v2/x/blobs/{layer}")).status == 404
         assert await statuses(wire, paths(manifest, layer), login("alice")) == {200}
+
+
+class From(Wire):
+    """A connection from another address of this machine."""
+
+    source = "127.0.0.2"
+
+    async def __aenter__(self) -> Self:
+        self.reader, self.writer = await asyncio.open_connection(*self._address, local_addr=(self.source, 0))
+        return self
+
+
+async def test_who_guesses_stops_nobody(
+    bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a flood of guesses few are checked and the others told to wait; meanwhile others log in, and those known go on reading."""
+    monkeypatch.setattr(local, "client_of", lambda address: address)  # else this machine's addresses are one client
+    path = paths(*private)[0]
+    async with bench(**settings) as one, one.wire() as alice, one.wire() as bob:
+        assert (await alice.ask(path, login("alice"))).status == 200
+
+        async def guess(number: int) -> list[Answer]:
+            async with From(one.instance.face.addresses[0]) as wire:
+                return [await wire.ask(path, login("alice", f"guess-{number}-{turn}")) for turn in range(5)]
+
+        guessing = [asyncio.create_task(guess(number)) for number in range(40)]
+        for number in range(AT_ONCE - 1):
+            assert (await bob.ask(path, login("bob", f"typo-{number}"))).status == 401
+            assert (await alice.ask(path, login("alice"))).status == 200
+        assert (await bob.ask(path, login("bob"))).status == 403
+        told = [answer for answers in await asyncio.gather(*guessing) for answer in answers]
+        assert {answer.status for answer in told} == {401, 429}
+        assert sum(answer.status == 401 for answer in told) <= AT_ONCE + LINE_OF_ONE
+        assert all(int(answer.headers["Retry-After"]) > 0 for answer in told if answer.status == 429)
+        count = sum(answer.status == 429 for answer in told)
+        figures = (await alice.ask("/metrics")).body.decode().splitlines()
+        assert f'registry_proxy_refused_total{{limit="password"}} {count}.0' in figures
 
 
 async def test_figures_tell_no_secret(

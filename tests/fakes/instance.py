@@ -2,13 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry_proxy.app import Instance, assemble
-from registry_proxy.config import Config, Cvmfs, Forwarding, Lazy, Parent, Policy, Server, Store, Upstream, Users
+from registry_proxy.config import Config, Cvmfs, Forwarding, Lazy, Parent, Policy, Server, Store, Upstream
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
@@ -79,7 +79,7 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
         forward_proxies: str = "DIRECT",
         cvmfs: tuple[Path, ...] = (),
         lazy: Lazy | None = None,
-        htpasswd: Path | None = None,
+        htpasswd: Mapping[str, str] | None = None,
         **settings: object,
     ) -> AsyncIterator[Bench]:
         config = Config(
@@ -87,10 +87,10 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
             upstreams={HOST: Upstream(**{"urls": (upstream.url,), **settings})},
             policy=policy or Policy(),
             server=Server(listen=(address,), drain=1),
-            users=Users(htpasswd=htpasswd),
             parent=Parent(urls=parents),
             forward_proxies=Forwarding(groups=forward_proxies),
             lazy=lazy or Lazy(),
+            htpasswd=dict(htpasswd or {}),
             cvmfs=tuple(Cvmfs(path=path, time_limit=0.3) for path in cvmfs),
         )
         async with assemble(config, clock) as instance:
