@@ -15,7 +15,7 @@ import structlog
 from registry_proxy import __version__
 from registry_proxy.access import passwords
 from registry_proxy.access.gates import gates
-from registry_proxy.access.guard import OPEN
+from registry_proxy.access.passes import Passing, passes, passing
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.access.proofs import Proofs
 from registry_proxy.config import Config, Forwarding, Policy
@@ -115,6 +115,7 @@ class Instance:
     blobs: Blobs
     public: PublicChunks
     passwords: Passwords
+    passing: Passing
     figures: Figures
     face: Face
     followers: tuple[Follower, ...]
@@ -136,13 +137,17 @@ async def assemble(
     async with AsyncExitStack() as stack:
         metrics = Metrics(config.upstreams)
         store, records = await stack.enter_async_context(open_store(config.store, clock))
+        their = passes(config.upstreams)
+        wallets = {name: one.wallet for name, one in their.items()}
         clients = {
-            name: await stack.enter_async_context(UpstreamClient(name, upstream, metrics))
+            name: await stack.enter_async_context(UpstreamClient(name, upstream, metrics, wallets.get(name)))
             for name, upstream in config.upstreams.items()
         }
+        passed = passing(their, clients, config.policy)
         registries = {name: Registry(client) for name, client in clients.items()}
         source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
-        proofs = Proofs(registries, records, config.policy)
+        closed = any(upstream.private for upstream in config.upstreams.values())
+        proofs = Proofs(registries, records, config.policy, closed=closed)
         identity = identity or new_identity()
         shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
         sources = _in_order(config.policy.sources, (*shared, Watched(source, metrics)))
@@ -162,7 +167,7 @@ async def assemble(
         offers, queue = await _offers(config, stack, manifests, blobs, shelf, records, metrics)
         discovery = Discovery(registries, config.upstreams, manifests, config.policy, offers.referrers)
         checked = await stack.enter_async_context(passwords.opened(config, partial(metrics.refused, "password")))
-        guard = gates(config.upstreams, checked, OPEN)
+        guard = gates(config.upstreams, checked, passed.gates)
         figures = Figures(store, registries, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf))
         face = Face(
             config,
@@ -173,6 +178,7 @@ async def assemble(
             metrics=metrics,
             figures=figures,
             guard=guard,
+            realms=passed.realms,
         )
         yield Instance(
             config,
@@ -188,9 +194,10 @@ async def assemble(
             blobs,
             public,
             checked,
+            passed,
             figures,
             face,
-            (proofs, manifests, blobs, discovery),
+            (proofs, manifests, blobs, discovery, passed),
         )
 
 

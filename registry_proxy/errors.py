@@ -82,7 +82,7 @@ class Denied(RegistryProxyError):
     """The upstream refuses the client's credential (or its lack of one)."""
 
 
-class LoginNeeded(RegistryProxyError):
+class LoginNeeded(Denied):
     """The client has to show who it is: by a token from the proxy's own token realm, or, with ``basic``, by a name and password
     for that realm. ``service``: the upstream's own, for its token server."""
 

@@ -31,3 +31,10 @@ class Gate(Protocol):
         Raises LoginNeeded, Denied, what the upstream says is not there (ManifestUnknown, BlobUnknown, NameUnknown), or Trouble where
         a verdict cannot be had: that is never a yes.
         """
+
+
+class TokenRealm(Protocol):
+    """Where the clients of one upstream get their tokens."""
+
+    async def token(self, caller: Caller, query: str) -> bytes:
+        """The JSON that answers a request for a token with this query. Raises LoginNeeded, Denied, NoSuchEndpoint or Trouble."""

@@ -17,9 +17,16 @@ from registry_proxy.tiers.schema import Fact, Public, digest_key
 
 
 class Proofs:
-    """Admits readers to blobs, with as few questions to the upstream as the proofs at hand allow."""
+    """Admits readers to blobs, with as few questions to the upstream as the proofs at hand allow.
 
-    def __init__(self, registries: Mapping[SourceHost, Registry], records: Records, policy: Policy) -> None:
+    ``closed``: something private may lie in the store, or be on its way there. Then nothing is served on a manifest's word: who reads
+    along with somebody else's download would get what his own repository does not have.
+    """
+
+    def __init__(
+        self, registries: Mapping[SourceHost, Registry], records: Records, policy: Policy, *, closed: bool = False
+    ) -> None:
+        self._closed = closed
         self._registries = registries
         self._records = records
         self._policy = policy
@@ -37,7 +44,7 @@ class Proofs:
             return fact.size, True
         if self._anonymous(place) and (public := await self._records.public.get(str(place.digest))) is not None:
             return public.size, True
-        if not certain and (hint := await self._records.hints.get(key)) is not None:
+        if not certain and not self._closed and (hint := await self._records.hints.get(key)) is not None:
             return hint.size, False
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")

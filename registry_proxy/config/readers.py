@@ -12,6 +12,8 @@ REPOSITORY_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]+\Z")
 
 def access_problems(upstream: Upstream, config: Config) -> Iterator[tuple[str, str]]:
     """What is wrong with an upstream's mode, readers and networks."""
+    if upstream.access == "pass-through":
+        yield from _pass_through(upstream)
     local = upstream.access == "local"
     if local and not upstream.readers and not upstream.networks:
         yield "access", "local needs readers or networks: without any, nobody may read, or everybody"
@@ -21,6 +23,16 @@ def access_problems(upstream: Upstream, config: Config) -> Iterator[tuple[str, s
         yield "readers", "nobody can say who they are: it takes users.htpasswd or server.tls.client_ca"
     yield from _readers(upstream.readers)
     yield from _networks(upstream.networks)
+
+
+def _pass_through(upstream: Upstream) -> Iterator[tuple[str, str]]:
+    """What goes to an upstream is its clients' own passwords and tokens: to one place, and nothing else is said in its name."""
+    if len(upstream.urls) > 1:
+        yield "urls", "one URL: what clients show to a pass-through upstream goes to no mirror"
+    if upstream.account is not None:
+        yield "account", "a pass-through upstream is shown what its clients come with, and no account"
+    if upstream.catalog:
+        yield "catalog", "each user of a pass-through upstream has another catalog: it cannot be listed here"
 
 
 def _can_log_in(config: Config) -> bool:

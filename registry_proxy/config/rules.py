@@ -100,6 +100,8 @@ def _store(store: Store) -> Iterator[Problem]:
 def _policy(policy: Policy) -> Iterator[Problem]:
     yield from _not_negative(policy, "tag_fresh", "miss_remembered", "read_ahead", "sibling_budget", "orphan_budget")
     yield from _positive(policy, "slow", "patience", "verdict")
+    if policy.verdict > 300:
+        yield "verdict", "at most 5m: who may not read any longer must soon be out"
     if policy.miss_remembered > 5:
         yield "miss_remembered", "at most 5s: a fresh push must not stay unseen"
 
@@ -124,8 +126,6 @@ def _groups(key: str, text: str, fallback: str = "") -> Iterator[Problem]:
 
 def _upstream(upstream: Upstream, config: Config) -> Iterator[Problem]:
     yield from _urls(upstream)
-    if upstream.access == "pass-through":
-        yield "access", "pass-through is not there yet"
     yield from access_problems(upstream, config)
     yield from _addresses(upstream.listen)
     yield from pattern_problems("repositories", upstream.repositories, REPOSITORY_PATTERN)

@@ -64,6 +64,11 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """True if not everybody who reaches the proxy may read: nothing of it enters what is shared with others."""
         return self.access != "open"
 
+    @property
+    def private(self) -> bool:
+        """True if some of what is fetched from it may not be for everybody."""
+        return self.guarded or self.account is not None
+
 
 class Forwarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The site's forward proxies, on the way to parents and to CVMFS servers.
@@ -145,7 +150,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``tag_fresh``: how long a tag is served without asking. ``slow``: how long a revalidation may take before the stale
     manifest is served. ``patience``: how far away, in time, a span may be before the client gets 503. ``sibling_budget``:
     bytes of sibling layers started eagerly per image. ``orphan_budget``: bytes that range-less flights without waiters may
-    still fetch. ``verdict``: how long a yes to a client of a guarded upstream holds. ``sources``: the kinds of sources that are configured, in the order in which they are asked.
+    still fetch. ``verdict``: how long a yes to a client of a guarded upstream holds. ``sources``: the kinds of sources that are
+    configured, in the order in which they are asked.
     """
 
     tag_fresh: Seconds = Seconds(60)

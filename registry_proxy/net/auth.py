@@ -7,7 +7,7 @@ Tokens are kept in memory until they expire (distribution's "Token Authenticatio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,8 +16,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from registry_proxy.config import Upstream
-from registry_proxy.errors import UpstreamBroken
+from registry_proxy.errors import Denied, UpstreamBroken
 from registry_proxy.net.accounts import Credential, load_credential
+from registry_proxy.net.authority import Refusal
 from registry_proxy.net.client import Client
 from registry_proxy.net.response import Response
 from registry_proxy.net.single import SingleFlight
@@ -53,7 +54,9 @@ class _Kept:
 
 
 class Authenticator:
-    """Authorization headers for one upstream and its mirrors."""
+    """Authorization headers for one upstream and its mirrors; an ``Authority``."""
+
+    tries = 2
 
     def __init__(
         self, settings: Upstream, client: Client, slots: Slots, clock: Callable[[], float] = time.monotonic
@@ -98,8 +101,11 @@ class Authenticator:
         token = await self._flights.do(key, lambda: self._fetch_token(mirror, challenge, key[1], repository))
         return f"Bearer {token}"
 
-    def learn(self, mirror: Origin, repository: Repository | None, challenges: Sequence[Challenge]) -> bool:
+    def learn(self, refusal: Refusal) -> bool:
         """Take a 401's challenges and drop what it was given; False if nothing that we could show is asked for."""
+        if refusal.status != 401:
+            return False
+        mirror, repository, challenges = refusal.mirror, refusal.repository, refusal.challenges
         wanted = [each for each in challenges if each.scheme == "bearer" and "realm" in each.parameters]
         if self.uses_account(repository):
             wanted += [each for each in challenges if each.scheme == "basic"]
@@ -109,6 +115,10 @@ class Authenticator:
         self._challenges[mirror] = wanted[0]
         self._tokens.pop((mirror, _scope(wanted[0], repository)), None)
         return True
+
+    def denial(self, refusal: Refusal, subject: str) -> Denied | None:  # noqa: ARG002
+        """See ``Authority``: clients are told what ``plan.refusals`` says."""
+        return None
 
     async def _credential(self, mirror: Origin, repository: Repository | None) -> Credential | None:
         if self._settings.account is None or not self.uses_account(repository):

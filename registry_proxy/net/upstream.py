@@ -6,7 +6,7 @@ layer        what it adds
 ``ask``      walks the mirrors; "not there" counts only if every mirror says so
 ``_retry``   tries a mirror again after what may pass; never once a body has begun
 ``_hold``    a slot for each try, given back when the response is closed; a metric for each try
-``_admit``   answers a 401 once, with the slot given back while a token is fetched (or tokens could wait for each other)
+``_admit``   answers a refusal by what else there is to show, with the slot given back meanwhile (or tokens could wait for each other)
 ``_follow``  redirects by hand, credentials only for the mirror itself; a signed URL that is over is asked for once more
 ===========  =========================================================================================================
 """
@@ -36,6 +36,7 @@ from registry_proxy.errors import (
     UpstreamUnreachable,
 )
 from registry_proxy.net.auth import Authenticator
+from registry_proxy.net.authority import Authority, Refusal, Shown
 from registry_proxy.net.client import Client
 from registry_proxy.net.finals import Finals
 from registry_proxy.net.mirrors import Mirrors
@@ -49,7 +50,8 @@ from registry_proxy.plan.refusals import may_pass, parse_retry_after, refusal, w
 from registry_proxy.telemetry.metrics import Metrics
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_EXPIRED: Final = frozenset({401, 403})
+_REFUSED: Final = frozenset({401, 403})
+_EXPIRED: Final = _REFUSED
 _GONE: Final = _EXPIRED | {400, 404, 410}  # S3 says 400 for the expired token inside a signature
 _MAX_REDIRECTS = 5
 _MAX_ERROR = 64 * 1024
@@ -58,6 +60,9 @@ _TRY_FOR = 10.0
 """Seconds after which a failure is not retried: a client that waits 30 s for headers has other mirrors to try, too."""
 _META_SLOTS = 4
 """Exchanges at a time for manifests, tokens, lists and small blobs: they never wait behind layers."""
+
+_VERDICT_SLOTS = 16
+"""Questions at a time about single clients: a farm that logs in waits for nothing else."""
 
 _log = structlog.get_logger()
 
@@ -76,7 +81,8 @@ Missing = type[BlobUnknown] | type[ManifestUnknown] | type[NameUnknown] | type[U
 class Ask:
     """A request. ``path``: below the registry's root, ``/v2/…``; ``missing``: what a 404 means; ``accept``: statuses
     that the caller wants to see, all others are raised; ``blob``: where it is found is remembered for a while; ``urgency``: how
-    urgently it waits for one of the slots for large bodies (None: it takes one of those for small answers)."""
+    urgently it waits for one of the slots for large bodies (None: it takes one of those for small answers); ``shown``: to be shown
+    instead of what is at hand, in a question about whoever shows it."""
 
     path: str
     missing: Missing
@@ -87,6 +93,7 @@ class Ask:
     accept: frozenset[int] = frozenset({200})
     blob: bool = False
     urgency: Urgent | None = None
+    shown: Shown | None = None
 
     def url(self, mirror: str) -> str:
         """The URL to ask a mirror for."""
@@ -94,9 +101,14 @@ class Ask:
 
 
 class UpstreamClient:
-    """Everything that is said to one upstream. ``rate_limit``: what Docker Hub said last about what is left, or None."""
+    """Everything that is said to one upstream. ``rate_limit``: what Docker Hub said last about what is left, or None.
 
-    def __init__(self, name: SourceHost, settings: Upstream, metrics: Metrics) -> None:
+    ``authority``: what to show; without one, the account of the configuration, or what anybody may show.
+    """
+
+    def __init__(
+        self, name: SourceHost, settings: Upstream, metrics: Metrics, authority: Authority | None = None
+    ) -> None:
         self.name = name
         self.settings = settings
         self.rate_limit: RateLimit | None = None
@@ -105,7 +117,8 @@ class UpstreamClient:
         self._mirrors = Mirrors(settings.urls)
         self._blob_slots = Slots(settings.connections)
         self._meta_slots = Slots(_META_SLOTS)
-        self._auth = Authenticator(settings, self._client, self._meta_slots)
+        self._verdict_slots = Slots(_VERDICT_SLOTS)
+        self._auth: Authority = authority or Authenticator(settings, self._client, self._meta_slots)
         self._finals = Finals()
 
     async def __aenter__(self) -> Self:
@@ -125,6 +138,15 @@ class UpstreamClient:
     def anonymous(self, repository: Repository) -> bool:
         """True if everybody may read this repository as we do: without an account, and no guard before it."""
         return not (self.settings.guarded or self._auth.uses_account(repository))
+
+    @asynccontextmanager
+    async def ask_realm(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Response]:
+        """What the token server that the upstream has named, and that may see what clients show, answers to a GET."""
+        origin = Origin.of(self.settings.urls[0])
+        async with self._verdict_slots.slot():
+            sending = self._client.send("GET", url, headers, by=origin, patterns=self.settings.realms)
+            async with sending as response:
+                yield response
 
     @asynccontextmanager
     async def ask(self, ask: Ask) -> AsyncIterator[Response]:
@@ -168,31 +190,35 @@ class UpstreamClient:
 
     async def _admit(self, ask: Ask, mirror: str, stack: AsyncExitStack) -> Response:
         origin = Origin.of(mirror)
-        slots = self._meta_slots if ask.urgency is None else self._blob_slots
-        for challenged in (False, True):
-            header = await self._auth.header(origin, ask.repository)
+        for tries in range(1, self._auth.tries + 1):
+            shown = ask.shown or Shown(await self._auth.header(origin, ask.repository))
             async with AsyncExitStack() as held:
-                await held.enter_async_context(slots.slot(ask.urgency))
-                response = await self._follow(ask, mirror, header, held)
+                await held.enter_async_context(self._slots(ask).slot(ask.urgency))
+                response = await self._follow(ask, mirror, shown.authorization, held)
                 self.rate_limit = parse_rate_limit(response.headers) or self.rate_limit
                 if response.status in ask.accept:
                     await stack.enter_async_context(held.pop_all())
                     return response
                 body = await response.read_start(_MAX_ERROR)
-                if challenged or not self._learn(ask, origin, response):
-                    raise self._refusal(ask, origin, response, body)
-        raise AssertionError("the second try returns or raises")
+                refused = _refused(ask, origin, response, shown)
+                hope = refused is not None and self._auth.learn(refused) and ask.shown is None
+                if not hope or tries == self._auth.tries:
+                    raise self._refusal(ask, refused, response, body)
+        raise AssertionError("the last try returns or raises")
 
-    def _learn(self, ask: Ask, mirror: Origin, response: Response) -> bool:
-        """True if another try, now that the challenge is known, may be let in."""
-        if response.status != 401 or response.origin != mirror:
-            return False
-        return self._auth.learn(mirror, ask.repository, parse_challenges(response.all("WWW-Authenticate")))
+    def _slots(self, ask: Ask) -> Slots:
+        if ask.shown is not None:
+            return self._verdict_slots
+        return self._meta_slots if ask.urgency is None else self._blob_slots
 
-    def _refusal(self, ask: Ask, mirror: Origin, response: Response, body: bytes) -> RegistryProxyError:
+    def _refusal(self, ask: Ask, refused: Refusal | None, response: Response, body: bytes) -> RegistryProxyError:
+        """What to raise for an answer that was not wanted. ``refused``: a refusal of the mirror itself."""
         subject = f"{self.name}: {ask.method} {ask.path} at {response.origin}"
-        if response.origin != mirror and response.status in {401, 403}:
-            return UpstreamFailed(f"{subject}: {response.status} to the URL that {mirror} gave out")
+        if refused is None and response.status in _REFUSED:
+            return UpstreamFailed(f"{subject}: {response.status} to a URL that the upstream gave out")
+        denial = self._auth.denial(refused, subject) if refused is not None else None
+        if denial is not None:
+            return denial
         retry_after = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         account = self._auth.uses_account(ask.repository)
         return refusal(response.status, body, retry_after, subject=subject, missing=ask.missing, account=account)
@@ -248,3 +274,11 @@ class UpstreamClient:
             raise
         if mirror is not None:
             self._mirrors.mark_up(mirror)
+
+
+def _refused(ask: Ask, mirror: Origin, response: Response, shown: Shown) -> Refusal | None:
+    """The refusal, if this is one of the mirror itself; other hosts know nothing of what was shown."""
+    if response.status not in _REFUSED or response.origin != mirror:
+        return None
+    challenges = parse_challenges(response.all("WWW-Authenticate")) if response.status == 401 else ()
+    return Refusal(mirror, ask.repository, response.status, challenges, shown)

@@ -93,6 +93,10 @@ class OpenBlob:
         """False if it is complete and not verified, as after a crash: a reader does that before it serves the end."""
         return self.verified or bool(self._store.missing(self.digest, self._flights.grid))
 
+    def fetch_here(self) -> None:
+        """Have what is missing fetched from this repository from now on: somebody has just been let in here."""
+        self._flights.place = self.place
+
     def hit(self, span: Span) -> Piece | None:
         """The span as one piece, if it lies in one chunk that is here now; the caller closes the chunk. Never waits."""
         flights = self._flights
@@ -165,6 +169,7 @@ class Blobs:
         known = self._open.get(place)
         if known is not None:
             self._open.move_to_end(place)
+            known.fetch_here()
             return known
         size, proved = await self._doorkeeper.admit(place, certain=certain)
         if not proved and self._store.missing(place.digest, self._store.grid(size)) < self._store.grid(size).count:
@@ -173,6 +178,7 @@ class Blobs:
         blob = OpenBlob(place, size, flights, self._store, self._policy.read_ahead, certain=proved)
         if proved:
             self._remember(blob)
+            blob.fetch_here()
         return blob
 
     def opened(self, place: BlobPlace) -> OpenBlob | None:

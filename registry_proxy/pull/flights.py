@@ -48,7 +48,7 @@ _LAGGARD = 10.0
 
 
 class BlobFlights:
-    """The wishes, flights and waiters of one blob."""
+    """The wishes, flights and waiters of one blob. ``place``: where the next flight fetches it; those who opened it last may read there."""
 
     def __init__(self, place: BlobPlace, grid: Grid, landing: BlobLanding, heart: Heart) -> None:
         self.place = place
@@ -229,7 +229,7 @@ class BlobFlights:
         except RegistryProxyError as error:
             trouble = error
             if isinstance(error, SizeContested) and not self.landing.verified:
-                self._heart.contested(self.place)
+                self._heart.contested(flight.place)
             _log.warning("flight.failed", digest=str(self.place.digest), upstream=self.place.upstream, error=str(error))
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not leave readers waiting for ever
             _log.exception("flight.crashed", digest=str(self.place.digest))
@@ -275,7 +275,7 @@ class BlobFlights:
     def learned(self, flight: Flight, delivery: Delivery) -> bool:
         """Note whether the source has ranges. Of several range-less answers only the first goes on."""
         if delivery.proves:
-            self._heart.delivered(self.place, delivery.total)
+            self._heart.delivered(flight.place, delivery.total)
         self._ranged = delivery.ranged
         self._heart.waits[self.place.upstream].note(delivery.waited)
         if delivery.ranged:
@@ -285,7 +285,7 @@ class BlobFlights:
         if any(other.whole for other in self._flights if other is not flight):
             return False
         if any(wish.partial for wish in self._wishes):
-            self._heart.learned_rangeless(self.place)
+            self._heart.learned_rangeless(flight.place)
         return True
 
     def needs(self, index: int) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from registry_proxy.config import Lazy
-from registry_proxy.errors import ManifestInvalid, ManifestUnknown
+from registry_proxy.errors import BlobUnknown, ManifestInvalid, ManifestUnknown
 from registry_proxy.lazy import soci
 from registry_proxy.lazy.convert.image import is_layer, oci_type, rewrite_image, rewrite_index
 from registry_proxy.lazy.convert.values import ConvertedLayer
@@ -183,8 +183,16 @@ class LazyImages:
             if found is None:
                 missing.append(job)
             else:
+                await self._prove(home, Digest.parse(layer.digest))
                 made[layer.digest] = found
         return _Image(original.body, original.media_type, manifest, made), missing
+
+    async def _prove(self, home: Home, layer: Digest) -> None:
+        """What was made of a layer is as private as the layer: it is for repositories that have it, not for all that name it."""
+        try:
+            await self._blobs.open(home.place(layer), certain=True)
+        except BlobUnknown as error:
+            raise ManifestUnknown(f"{home.repository} names a layer that it does not have: {layer}") from error
 
     # --- documents -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-KINDS: Final = ("ping", "manifest", "blob", "chunk", "tags", "referrers", "catalog", "health", "other")
+KINDS: Final = ("ping", "manifest", "blob", "chunk", "tags", "referrers", "catalog", "token", "health", "other")
 METHODS: Final = ("GET", "HEAD", "other")
 
 FIRST_BYTE_BUCKETS: Final = (0.0005, 0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)

@@ -18,10 +18,17 @@ import structlog
 from aiohttp import web
 
 from registry_proxy.access.gate import Gate, Subject
-from registry_proxy.access.guard import Guard
+from registry_proxy.access.guard import Guard, Realms
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
-from registry_proxy.errors import BadRequest, RegistryProxyError, StoreUnusable, UnknownUpstream, WriteRefused
+from registry_proxy.errors import (
+    BadRequest,
+    NoSuchEndpoint,
+    RegistryProxyError,
+    StoreUnusable,
+    UnknownUpstream,
+    WriteRefused,
+)
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan import chunk_objects, routing
 from registry_proxy.plan.routing import (
@@ -39,7 +46,7 @@ from registry_proxy.sources.base import BlobPlace
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.logs import REQUEST
 from registry_proxy.telemetry.metrics import Metrics
-from registry_proxy.web import blobs, failures, lists, manifests, referrers
+from registry_proxy.web import blobs, challenges, failures, lists, manifests, referrers
 from registry_proxy.web.answer import CLOSED, Answer, Reply
 from registry_proxy.web.body import BodyShort
 from registry_proxy.web.chunks import Chunks
@@ -100,6 +107,7 @@ class Edge:
         health: Health,
         limits: Limits,
         guard: Guard,
+        realms: Realms,
     ) -> None:
         self.active = 0
         self._settings = config.server
@@ -112,6 +120,7 @@ class Edge:
         self._health = health
         self._limits = limits
         self._guard = guard
+        self._realms = realms
         self._known: dict[tuple[str, str | None, SourceHost | None], _Known] = {}
         self._idle = asyncio.Event()
         self._ids = itertools.count(1)
@@ -202,6 +211,9 @@ class Edge:
             exchange.kind = "chunk"
             async with self._limits.bodies:
                 return await self._chunks.answer(exchange, self._settings.idle_timeout)
+        if path.startswith(challenges.TOKENS):
+            exchange.kind = "token"
+            return await self._token(exchange, path.removeprefix(challenges.TOKENS), query)
         if not path.startswith("/v2"):
             answer = await self._health.answer(exchange, path)
             exchange.kind = "health"
@@ -280,6 +292,15 @@ class Edge:
                 exchange.upstream = host = routing.upstream(exchange.asked, self._upstreams)
                 await self._admit(exchange, host, Subject())
                 return exchange.answer(200, lists.JSON, body=b"{}")
+
+    async def _token(self, exchange: Exchange, host: str, query: str) -> Answer:
+        """The answer of a token realm; where clients get tokens for no upstream, nothing is."""
+        exchange.upstream = upstream = routing.find(host, self._upstreams)
+        realm = self._realms.get(upstream) if upstream is not None else None
+        if realm is None:
+            raise NoSuchEndpoint(f"no tokens for {host[:_LOGGED]!r} are given out here")
+        body = await realm.token(exchange.caller, query)
+        return exchange.answer(200, lists.JSON, ("Cache-Control", "no-store"), body=body)
 
     async def _admit(self, exchange: Exchange, upstream: SourceHost | None, subject: Subject) -> None:
         """Return if the client may read this; raises what ``Gate.admit`` raises."""

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from registry_proxy.access.guard import OPEN, Guard
+from registry_proxy.access.guard import NO_REALMS, OPEN, Guard, Realms
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
 from registry_proxy.config.address import Address
@@ -87,6 +87,7 @@ class Face:
         metrics: Metrics,
         figures: Figures,
         guard: Guard = OPEN,
+        realms: Realms = NO_REALMS,
     ) -> None:
         self.addresses: list[tuple[str, int]] = []
         self.urls: list[str] = []
@@ -94,7 +95,7 @@ class Face:
         self._config = config
         self._limits = Limits(config.server, metrics)
         health = Health(figures)
-        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, health, self._limits, guard)
+        self._edge = Edge(config, manifests, discovery, blobs, chunks, metrics, health, self._limits, guard, realms)
         self._certificates: Certificates | None = None
         self._watch: asyncio.Task[None] | None = None
         self._listeners: list[asyncio.Server] = []

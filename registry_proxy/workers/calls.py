@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 from registry_proxy import errors
+from registry_proxy.access.caller import Caller
+from registry_proxy.access.gate import Subject
 from registry_proxy.errors import RegistryProxyError, Trouble
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Reference, Repository, SourceHost
@@ -105,6 +107,22 @@ class GetReferrers(Message, frozen=True, tag=True):
     artifact_type: str | None
 
 
+class Admit(Message, frozen=True, tag=True):
+    """May this client of a pass-through upstream read this? Answer: Admitted."""
+
+    upstream: SourceHost
+    caller: Caller
+    subject: Subject
+
+
+class GetToken(Message, frozen=True, tag=True):
+    """A token for a client of a pass-through upstream. Answer: Token."""
+
+    upstream: SourceHost
+    caller: Caller
+    query: str
+
+
 class GetStats(Message, frozen=True, tag=True):
     """The figures of ``/stats``. Answer: Stats."""
 
@@ -133,6 +151,8 @@ Call = (
     | GetTags
     | GetCatalog
     | GetReferrers
+    | Admit
+    | GetToken
     | GetStats
     | Used
     | Doubt
@@ -243,6 +263,18 @@ class Descriptors(Message, frozen=True, tag=True):
     json: bytes
 
 
+class Admitted(Message, frozen=True, tag=True):
+    """It may, and that holds for so many seconds."""
+
+    life: float
+
+
+class Token(Message, frozen=True, tag=True):
+    """The JSON that a token server answers with."""
+
+    json: bytes
+
+
 class Stats(Message, frozen=True, tag=True):
     """A JSON object."""
 
@@ -273,6 +305,8 @@ Answer = (
     | Manifest
     | Page
     | Descriptors
+    | Admitted
+    | Token
     | Stats
     | Done
     | Failed

@@ -16,6 +16,8 @@ from registry_proxy.telemetry.logs import REQUEST
 from registry_proxy.tiers.layout import GroupKey
 from registry_proxy.workers import calls
 from registry_proxy.workers.calls import (
+    Admit,
+    Admitted,
     Answer,
     Call,
     Descriptors,
@@ -29,6 +31,7 @@ from registry_proxy.workers.calls import (
     GetReferrers,
     GetStats,
     GetTags,
+    GetToken,
     Granted,
     Hashes,
     Hello,
@@ -39,6 +42,7 @@ from registry_proxy.workers.calls import (
     Places,
     Read,
     Stats,
+    Token,
     Used,
 )
 from registry_proxy.workers.reading import give_chunk, give_parts
@@ -125,6 +129,10 @@ class Desk:
             case Doubt(digest, index):
                 instance.store.doubt(digest, index)
                 return Done()
+            case Admit(upstream, caller, subject):
+                return Admitted(await instance.passing.gates[upstream].admit(caller, subject))
+            case GetToken(upstream, caller, query):
+                return Token(await instance.passing.realms[upstream].token(caller, query))
             case GetStats():
                 return Stats(msgspec.json.encode(await instance.figures.stats()))
             case _:

@@ -11,7 +11,6 @@ import msgspec
 
 from registry_proxy.access import passwords
 from registry_proxy.access.gates import gates
-from registry_proxy.access.guard import OPEN
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.app import Instance, assemble
 from registry_proxy.config import Config
@@ -30,6 +29,7 @@ from registry_proxy.workers.blobs import RemoteBlobs
 from registry_proxy.workers.calls import Done, Doubt, GetStats, Stats, Used
 from registry_proxy.workers.control import Begin, Total
 from registry_proxy.workers.desk import Desk
+from registry_proxy.workers.gates import RemoteGate, RemoteRealm
 from registry_proxy.workers.line import Line
 from registry_proxy.workers.lookups import RemoteChunks, RemoteDiscovery, RemoteManifests
 
@@ -135,7 +135,8 @@ async def serving(begin: Begin, supervisor: Supervisor) -> AsyncIterator[Server]
             await line.ask(Doubt(digest, index), Done)
 
         view = StoreView(config.store, doubt)
-        guard = gates(config.upstreams, checked, OPEN)
+        passing = [host for host, upstream in config.upstreams.items() if upstream.access == "pass-through"]
+        guard = gates(config.upstreams, checked, {host: RemoteGate(host, line) for host in passing})
         face = Face(
             config,
             manifests=RemoteManifests(line),
@@ -145,6 +146,7 @@ async def serving(begin: Begin, supervisor: Supervisor) -> AsyncIterator[Server]
             metrics=metrics,
             figures=Figures(line, supervisor),
             guard=guard,
+            realms={host: RemoteRealm(host, line) for host in passing},
         )
         tending = asyncio.create_task(_tend(line, view), name="store view")
         try:

@@ -7,14 +7,15 @@ who may read what; a cell passes if those who may get the right bytes, and all o
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.interop.conftest import short_directory
-from tests.interop.harness.guarded import OWNER, Answer, Site, Stored, exchange, guarded
+from tests.interop.harness.guarded import OWNER, Answer, Filled, Site, Stored, behind_passwords, exchange, guarded
 from tests.interop.harness.login import Client
 from tests.interop.harness.process import call
 from tests.interop.harness.proxy import Proxy, registry_proxy
@@ -46,16 +47,31 @@ SOURCE = "guarded.example"
 DIGEST = re.compile(rb"[0-9a-f]{64}")
 
 
+def with_tokens(work: Path) -> AbstractContextManager[Filled]:
+    """A registry where alice may read what is below `private/` and everybody what is below `open/`."""
+    rights = Rights(dict(PASSWORDS), {"open/*"})
+    rights.allow("alice", "private/*")
+    return guarded(work, rights)
+
+
+def with_passwords(work: Path) -> AbstractContextManager[Filled]:
+    """A registry where alice may read everything and others nothing."""
+    return behind_passwords(work, "alice", PASSWORDS["alice"])
+
+
 @dataclass(frozen=True)
 class Mode:
     """How the upstream is configured, and who may read a private and a public repository through it; `shared`: whether what is public
-    may be given out as chunk objects, which go to clients without names."""
+    may be given out as chunk objects, which go to clients without names; `site`: the registry behind it; `asked`: whose passwords its
+    token server sees."""
 
     name: str
     config: str
     private: frozenset[str] = frozenset()
     public: frozenset[str] = frozenset(USERS)
     shared: bool = True
+    site: Callable[[Path], AbstractContextManager[Filled]] = with_tokens
+    asked: frozenset[str] = frozenset()
 
 
 ACCOUNT = """
@@ -70,12 +86,16 @@ readers = { alice = ["private/*"], "*" = ["open/*"] }
 HERE, ELSEWHERE = 'networks = ["127.0.0.0/8"]', 'networks = ["192.0.2.0/24", "unix"]'
 ALICE, KNOWN = frozenset({"alice", "alice, unasked"}), frozenset({"alice", "alice, unasked", "bob"})
 NOBODY: frozenset[str] = frozenset()
+OURS = frozenset({"alice"})
+PASS = 'access = "pass-through"'
 EXPECTED = [
     Mode("open", ""),
-    Mode("open with an account", ACCOUNT, frozenset(USERS)),
+    Mode("open with an account", ACCOUNT, frozenset(USERS), asked=OURS),
     Mode("open to other networks", ELSEWHERE, NOBODY, NOBODY, shared=False),
-    Mode("local", LOCAL, ALICE, KNOWN, shared=False),
-    Mode("local by networks and users", LOCAL + HERE, ALICE, KNOWN, shared=False),
+    Mode("local", LOCAL, ALICE, KNOWN, shared=False, asked=OURS),
+    Mode("local by networks and users", LOCAL + HERE, ALICE, KNOWN, shared=False, asked=OURS),
+    Mode("pass-through, tokens", PASS, ALICE, KNOWN | {"nobody"}, shared=False, asked=frozenset(PASSWORDS)),
+    Mode("pass-through, passwords", PASS, ALICE, ALICE, shared=False, site=with_passwords),
 ]
 
 
@@ -84,7 +104,7 @@ class Setting:
     """A registry with repositories, and the proxy in front of it. `warm`: repositories that were pulled before, by who may."""
 
     mode: Mode
-    site: Site
+    site: Filled
     proxy: Proxy
     stored: dict[str, Stored] = field(default_factory=dict)
     warmed: set[str] = field(default_factory=set)
@@ -108,18 +128,16 @@ class Setting:
 
 @pytest.fixture(scope="module", params=EXPECTED, ids=lambda mode: mode.name)
 def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
-    """The proxy in this mode, before a registry where alice may read what is below `private/` and everybody what is below `open/`."""
-    rights = Rights(dict(PASSWORDS), {"open/*"})
-    rights.allow("alice", "private/*")
+    """The proxy in this mode, before its registry."""
     with (
         short_directory() as work,
-        guarded(work, rights) as site,
+        request.param.site(work) as site,
         registry_proxy(work / "proxy", {}, *configured(work, site, request.param.config)) as proxy,
     ):
         yield Setting(request.param, site, proxy)
 
 
-def configured(work: Path, site: Site, more: str) -> tuple[str, Path]:
+def configured(work: Path, site: Filled, more: str) -> tuple[str, Path]:
     """The arguments that name a configuration file with this upstream."""
     users = work / "users"
     for user, password in PASSWORDS.items():
@@ -227,8 +245,8 @@ def test_cached(setting: Setting, visibility: str, user: str, kind: str) -> None
 def test_passwords_go_nowhere(setting: Setting) -> None:
     """No password is in the log, and where the mode asks no client for one, none of theirs was sent to the registry's token server."""
     assert not any(password in setting.proxy.log for password in PASSWORDS.values())
-    ours = {"alice"} if "account" in setting.mode.config else set()
-    assert set(setting.site.tokens.who) <= {None, OWNER} | ours
+    if isinstance(setting.site, Site):
+        assert set(setting.site.tokens.who) <= {None, OWNER} | setting.mode.asked
 
 
 def test_a_manifest_opens_nothing(setting: Setting) -> None:
@@ -239,7 +257,7 @@ def test_a_manifest_opens_nothing(setting: Setting) -> None:
             setting.warm(secret)
         thief = f"open/thief-{warm:d}"
         setting.site.claim(thief, secret)
-        for user, path in itertools.product(("nobody", "bob"), (thief, f"open/other-{warm:d}")):
+        for user, path in itertools.product(("nobody", "bob", "alice"), (thief, f"open/other-{warm:d}")):
             base = f"{setting.proxy.url}/v2/{SOURCE}/{path}"
             status = USERS[user].get(f"{base}/manifests/latest").status
             assert status == (200 if path == thief else 404) if user in setting.mode.public else status in {401, 403}

@@ -11,13 +11,13 @@ import json
 import random
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.interop.harness.process import Failure
-from tests.interop.harness.registries import registry, token
+from tests.interop.harness.registries import basic, htpasswd, registry, token
 from tests.interop.harness.rights import Rights
 from tests.interop.harness.tokens import TokenServer, token_server
 from tests.setup.layout import CONFIG, MANIFEST
@@ -59,11 +59,11 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """The running registry, its host:port, and its token server."""
+class Filled:
+    """A running registry that its owner can fill, at host:port. ``owner``: what the owner shows for a repository."""
 
     address: str
-    tokens: TokenServer
+    owner: Callable[[str], str]
 
     @property
     def url(self) -> str:
@@ -110,13 +110,26 @@ class Site:
 
     def owned(self, method: str, path: str, repository: str, body: bytes = b"", media_type: str = "") -> Answer:
         """An exchange as the owner of everything; raises `Failure` if it is refused."""
-        bearer = self.tokens.token(OWNER, f"repository:{repository}:pull,push")
-        headers = {"Authorization": f"Bearer {bearer}"} | ({"Content-Type": media_type} if media_type else {})
+        headers = {"Authorization": self.owner(repository)} | ({"Content-Type": media_type} if media_type else {})
         url = path if path.startswith("http") else f"{self.url}{path}"
         answer = exchange(method, url, headers, body)
         if answer.status >= 300:
             raise Failure(f"{method} {url}: {answer.status} {answer.body[:300]!r}")
         return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Site(Filled):
+    """One that wants tokens, and its token server."""
+
+    tokens: TokenServer
+
+
+@contextlib.contextmanager
+def behind_passwords(directory: Path, user: str, password: str) -> Iterator[Filled]:
+    """A registry that wants this name and password for everything, empty."""
+    with registry(directory / "guarded", directory, htpasswd(directory, user, password)) as address:
+        yield Filled(address, lambda _: basic(user, password))
 
 
 @contextlib.contextmanager
@@ -128,7 +141,7 @@ def guarded(directory: Path, rights: Rights | None = None) -> Iterator[Site]:
         token_server(directory, rights) as tokens,
         registry(directory / "guarded", directory, token(directory, tokens.realm)) as address,
     ):
-        yield Site(address, tokens)
+        yield Site(address, lambda name: f"Bearer {tokens.token(OWNER, f'repository:{name}:pull,push')}", tokens)
 
 
 def exchange(method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:

@@ -95,16 +95,16 @@ def push_blob(address: str, repository: str, data: bytes) -> str:
         return digest
 
 
-def accounts(directory: Path) -> Path:
-    """An htpasswd file with the tests' one account."""
+def accounts(directory: Path, user: str = USER, password: str = PASSWORD) -> Path:
+    """An htpasswd file with one account."""
     file = directory / "htpasswd"
-    file.write_text(call("htpasswd", "-Bbn", USER, PASSWORD), encoding="utf-8")
+    file.write_text(call("htpasswd", "-Bbn", user, password), encoding="utf-8")
     return file
 
 
-def htpasswd(directory: Path) -> dict[str, Any]:
+def htpasswd(directory: Path, user: str = USER, password: str = PASSWORD) -> dict[str, Any]:
     """The auth section of a registry that wants Basic credentials."""
-    return {"htpasswd": {"realm": "tests", "path": str(accounts(directory))}}
+    return {"htpasswd": {"realm": "tests", "path": str(accounts(directory, user, password))}}
 
 
 def token(directory: Path, realm: str) -> dict[str, Any]:

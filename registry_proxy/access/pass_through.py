@@ -1,0 +1,131 @@
+"""Pass-through: a client reads what the upstream gives to its own credentials.
+
+The upstream is asked about the very thing that is wanted (``questions``); its yes holds for that credential and repository, no longer
+than the policy and the token allow. Everybody else waits for a yes of their own, whatever lies in the store.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from registry_proxy.access import questions
+from registry_proxy.access.caller import Caller
+from registry_proxy.access.gate import Subject
+from registry_proxy.access.verdicts import Verdicts
+from registry_proxy.config import Policy
+from registry_proxy.errors import (
+    BadRequest,
+    BlobUnknown,
+    Denied,
+    ManifestUnknown,
+    NameUnknown,
+    NoVerdict,
+    Offline,
+    Trouble,
+    UpstreamBusy,
+)
+from registry_proxy.net.authority import Shown
+from registry_proxy.net.single import SingleFlight
+from registry_proxy.net.upstream import UpstreamClient
+from registry_proxy.net.wallet import Wallet
+from registry_proxy.oci.names import Repository
+from registry_proxy.plan.tokens import expiry
+
+_NO: Final = 5.0
+"""Seconds for which a refusal holds, so that a wrong password does not reach the upstream a thousand times."""
+
+_ERRAND: Final = 5.0
+"""Seconds in which what the upstream took a moment ago may be shown to it, whatever the token says of its own end."""
+
+_LONGEST: Final = 16 << 10
+"""Characters of an Authorization header; tokens have two or three thousand."""
+
+
+class PassThrough:
+    """The gate of one upstream. ``clock``: seconds, monotonic; ``wall``: seconds since the epoch."""
+
+    def __init__(
+        self,
+        client: UpstreamClient,
+        wallet: Wallet,
+        verdicts: Verdicts,
+        policy: Policy,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._wallet = wallet
+        self._verdicts = verdicts
+        self._policy = policy
+        self._clock = clock
+        self._wall = wall
+        self._asking: SingleFlight[tuple[bytes, Subject], float] = SingleFlight()
+
+    def apply(self, policy: Policy) -> None:
+        """Hold this policy from the next question on."""
+        self._policy = policy
+
+    def at_hand(self, caller: Caller, repository: Repository | None) -> bool:
+        """See ``Gate``."""
+        return self._verdicts.yes(caller.authorization, repository)
+
+    async def admit(self, caller: Caller, subject: Subject) -> float:
+        """See ``Gate``."""
+        authorization = _checked(caller.authorization)
+        refusal = self._verdicts.no(authorization, subject.repository)
+        if refusal is not None:
+            raise refusal.with_traceback(None)
+        if self._policy.offline:
+            raise Offline(f"the proxy is offline, and {self._client.name} cannot be asked who may read")
+        key = self._verdicts.who(authorization), subject
+        return await self._asking.do(key, lambda: self._ask(Shown(authorization), subject))
+
+    async def _ask(self, shown: Shown, subject: Subject) -> float:
+        try:
+            await self._ask_upstream(shown, subject)
+        except Denied as refusal:
+            self._verdicts.deny(shown.authorization, subject.repository, refusal, min(_NO, self._policy.verdict))
+            raise
+        except UpstreamBusy as busy:
+            raise NoVerdict(f"{self._client.name} cannot say who may read: {busy}", busy.retry_after) from busy
+        except Trouble as trouble:
+            raise NoVerdict(f"{self._client.name} cannot say who may read: {trouble}") from trouble
+        return self._admitted(shown, subject.repository)
+
+    async def _ask_upstream(self, shown: Shown, subject: Subject) -> None:
+        """What the upstream does not have it cannot give to anybody; who may read its repository may then be told so here, or get
+        what was made here of an image of that repository."""
+        try:
+            await questions.ask(self._client, subject, shown)
+        except (ManifestUnknown, BlobUnknown):
+            if subject.repository is None:
+                raise
+            try:
+                await questions.ask_repository(self._client, subject.repository, shown)
+                return
+            except (NameUnknown, Denied):  # some upstreams let their users pull, and not list
+                pass
+            raise
+
+    def _admitted(self, shown: Shown, repository: Repository | None) -> float:
+        now = self._clock()
+        end = self._end(shown.authorization)
+        life = max(0.0, min(self._policy.verdict, end - now))
+        self._verdicts.allow(shown.authorization, repository, life)
+        if repository is not None:
+            self._wallet.put(repository, shown, max(end, now + _ERRAND))
+        return life
+
+    def _end(self, authorization: str | None) -> float:
+        """When the token in a header ends, by the clock: as its giver said here, or as it says itself."""
+        says = expiry(authorization)
+        own = float("inf") if says is None else self._clock() + says - self._wall()
+        return min(own, self._verdicts.end(authorization))
+
+
+def _checked(authorization: str | None) -> str | None:
+    if authorization is not None and not (
+        len(authorization) <= _LONGEST and authorization.isascii() and authorization.isprintable()
+    ):
+        raise BadRequest("the Authorization header is none")
+    return authorization

@@ -1,0 +1,75 @@
+"""What upstreams have said lately about what clients showed. Never what they showed: only a hash of it, under a key of this process."""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from registry_proxy.errors import Denied
+from registry_proxy.oci.names import Repository
+
+_MOST: Final = 65536
+"""Verdicts, and ends of tokens, that are kept."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+_Key = tuple[bytes, Repository | None]
+
+
+class Verdicts:
+    """Verdicts of one upstream. ``clock``: seconds, monotonic."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._secret = os.urandom(32)
+        self._yes: OrderedDict[_Key, float] = OrderedDict()
+        self._no: OrderedDict[_Key, tuple[Denied, float]] = OrderedDict()
+        self._ends: OrderedDict[bytes, float] = OrderedDict()
+
+    def who(self, authorization: str | None) -> bytes:
+        """What stands for a header here."""
+        if authorization is None:
+            return b""
+        return hashlib.blake2b(authorization.encode("utf-8", "surrogateescape"), key=self._secret).digest()
+
+    def yes(self, authorization: str | None, repository: Repository | None) -> bool:
+        """True if the last word on this was yes, and holds."""
+        return self._yes.get((self.who(authorization), repository), 0.0) > self._clock()
+
+    def no(self, authorization: str | None, repository: Repository | None) -> Denied | None:
+        """The last refusal of this, if it holds."""
+        refusal, until = self._no.get((self.who(authorization), repository), (None, 0.0))
+        return refusal if until > self._clock() else None
+
+    def allow(self, authorization: str | None, repository: Repository | None, life: float) -> None:
+        """It was admitted to the repository; that holds for so many seconds."""
+        _keep(self._yes, (self.who(authorization), repository), self._clock() + life)
+
+    def deny(self, authorization: str | None, repository: Repository | None, refusal: Denied, life: float) -> None:
+        """It was refused; that holds for so many seconds."""
+        _keep(self._no, (self.who(authorization), repository), (refusal, self._clock() + life))
+
+    def drop(self, repository: Repository | None, authorization: str | None) -> None:
+        """No yes to this holds any longer."""
+        self._yes.pop((self.who(authorization), repository), None)
+
+    def forget(self) -> None:
+        """Nothing that was said holds any longer."""
+        self._yes.clear()
+        self._no.clear()
+
+    def end(self, authorization: str | None) -> float:
+        """When the token in a header ends, by the clock, as far as its giver has said so here."""
+        return self._ends.get(self.who(authorization), float("inf"))
+
+    def ends(self, authorization: str, life: float) -> None:
+        """The token in this header was given for so many seconds."""
+        _keep(self._ends, self.who(authorization), self._clock() + life)
+
+
+def _keep(kept: OrderedDict[K, V], key: K, value: V) -> None:
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > _MOST:
+        kept.popitem(last=False)
