@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import shutil
 import signal
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.certificates import Authority
 from tests.interop.harness.clients import hashes, podman
 from tests.interop.harness.containerd import Containerd, containerd_1, containerd_2, missing
 from tests.interop.harness.process import Failure, Process, call, free_port, isolated
@@ -27,6 +30,17 @@ access = "local"
 readers = {{ alice = ["library/*"], bob = ["elsewhere/*"] }}
 account = {{ username = "{user}", password = "{password}" }}
 listen = ["{listener}"]
+"""
+SECURE = """
+default_upstreams = false
+[server.tls]
+certificate = "{certificate}"
+key = "{key}"
+client_ca = "{ca}"
+[upstream."{source}"]
+urls = ["{url}"]
+access = "local"
+readers = {{ alice = ["library/*"] }}
 """
 ALICE, BOB = ("alice", "wonder-land"), ("bob", "builder-bob")
 
@@ -62,6 +76,32 @@ def local(request: pytest.FixtureRequest, storage: Path, pushed: dict[str, Image
         ) as proxy:
             yield Local(proxy, listener, users, upstream)
             assert not any(password in proxy.log for password in (ALICE[1], BOB[1], PASSWORD))
+
+
+@pytest.fixture
+def secure(upstream: str, pushed: dict[str, Image], work: Path) -> Iterator[tuple[str, Authority]]:
+    """Where the proxy speaks https to clients with a certificate, and who signs those; alice may read, whoever she is by her certificate."""
+    assert pushed
+    authority, listener = Authority(work), f"127.0.0.1:{free_port()}"
+    server = authority.issue("server")
+    health, file = work / "health.sock", work / "proxy.toml"
+    text = SECURE.format(
+        source=SOURCE, url=f"http://{upstream}", certificate=server.certificate, key=server.key, ca=authority.ca
+    )
+    file.write_text(text, encoding="utf-8")
+    words = ("serve", "--config", file, "--store", work / "store", "--listen", listener, "--listen", f"unix:{health}")
+    with Process("registry-proxy", [sys.executable, "-m", "registry_proxy", *words], work) as process:
+        process.ready_when(health.is_socket)
+        yield listener, authority
+
+
+def certificates(directory: Path, authority: Authority, name: str) -> Path:
+    """A directory of what a client trusts and shows, as containers-certs.d(5) has it."""
+    directory.mkdir()
+    pair = authority.issue(name)
+    for target, source in (("ca.crt", authority.ca), ("client.cert", pair.certificate), ("client.key", pair.key)):
+        shutil.copy(source, directory / target)
+    return directory
 
 
 def auth_file(file: Path, host: str, user: tuple[str, str]) -> Path:
@@ -138,6 +178,26 @@ def test_skopeo(local: Local, pushed: dict[str, Image], work: Path) -> None:
         copy(target, "--src-creds", ":".join(ALICE))
         assert missing(hashes(file for file in target.iterdir() if file.name != "version"), image.digests) == "{}"
         local.gone()
+
+
+def test_certificates(secure: tuple[str, Authority], pushed: dict[str, Image], work: Path) -> None:
+    """With the certificate of a user who may read, skopeo copies and no password is asked for; with another's, or none, it gets nothing."""
+    image, (listener, authority) = pushed["py"], secure
+
+    def copy(target: Path, shown: Path) -> None:
+        reference = f"docker://{listener}/{SOURCE}/{image.repository}:latest"
+        words = ("--insecure-policy", "--quiet", "--preserve-digests", "--src-cert-dir", shown)
+        call(*isolated("skopeo", "copy", *words, reference, f"dir:{target}"))
+
+    with pytest.raises(Failure, match="bob may not read"):
+        copy(work / "none", certificates(work / "bob.d", authority, "bob"))
+    nameless = certificates(work / "nobody.d", authority, "nobody")
+    (nameless / "client.cert").unlink()
+    (nameless / "client.key").unlink()
+    with pytest.raises(Failure, match="pinging container registry"):
+        copy(work / "none", nameless)
+    copy(work / "alice", certificates(work / "alice.d", authority, "alice"))
+    assert missing(hashes(file for file in (work / "alice").iterdir() if file.name != "version"), image.digests) == "{}"
 
 
 @pytest.mark.parametrize("local", [1, 2], ids=["one process", "workers"], indirect=True)

@@ -1,4 +1,4 @@
-"""The small headers of answers: each line is read as every one of them."""
+"""The small headers of answers and requests: each line is read as every one of them."""
 
 import contextlib
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from registry_proxy.errors import DigestInvalid
 from registry_proxy.net.hops import instances
 from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.basic import parse_basic
 from registry_proxy.plan.chunk_objects import parse_repr_digest, via_names
 from registry_proxy.plan.content_range import parse_content_range
 from registry_proxy.plan.forward_proxies import forward_error
@@ -29,6 +30,8 @@ def _one(line: str) -> None:
     parse_repr_digest(line)
     assert all(via_names(line))
     assert len(instances(line)) <= 16
+    claimed = parse_basic(line)
+    assert claimed is None or (":" not in claimed.user and "\n" not in claimed.user + claimed.password)
     parse_rate_limit({"ratelimit-limit": line, "ratelimit-remaining": line})
     assert len(forward_error({"Proxy-Status": line}) or "") <= 80
     with contextlib.suppress(DigestInvalid):
