@@ -1,6 +1,6 @@
 """Which format a layer is of, and its index if it carries one."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Final
 
 from registry_proxy.errors import DigestInvalid
@@ -8,10 +8,14 @@ from registry_proxy.lazy.estargz import footer as estargz_footer
 from registry_proxy.lazy.estargz import index as estargz_index
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import LayerIndex, Read, read_exactly
+from registry_proxy.lazy.frames import Frames
 from registry_proxy.lazy.zstd_chunked import footer as zstd_footer
 from registry_proxy.lazy.zstd_chunked import index as zstd_index
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
+
+LARGEST_TOC: Final = 32 << 20
+"""Bytes of a TOC that chunks are compared with: that of a layer of 100,000 files, at what decoding may cost a running instance."""
 
 _TAIL: Final = max(estargz_footer.LONGEST, zstd_footer.LONGEST)
 
@@ -29,6 +33,36 @@ def own_index(size: int, annotations: Mapping[str, str], read: Read) -> LayerInd
     if (footer := estargz_footer.parse(tail)) and footer.toc is not None:
         return estargz_index.open_index(footer, size, read, _toc_digest(annotations))
     return None
+
+
+def proving(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Those annotations of a layer's descriptor that name its TOC and what it must hash to; none if they do not do both."""
+    position = zstd_footer.of_annotations(annotations)
+    if position is not None:
+        named = zstd_footer.ANNOTATIONS if position.checksum is not None else ()
+    else:
+        try:
+            named = (estargz_footer.TOC_DIGEST,) if _toc_digest(annotations) else ()
+        except IndexInvalid:
+            named = ()
+    return {name: annotations[name] for name in named if name in annotations}
+
+
+def frames(size: int, annotations: Mapping[str, str]) -> Generator[Span, bytes, Frames]:
+    """What a layer's own TOC says about its frames: asks for spans of the layer, the last one that of the TOC, and is sent their bytes.
+
+    ``annotations``: as ``proving`` gives them. Raises IndexInvalid, also for a TOC that is too large or kept elsewhere.
+    """
+    if position := zstd_footer.of_annotations(annotations):
+        span = zstd_index.toc_span(position, size, LARGEST_TOC)
+        return zstd_index.frames(position, (yield span))
+    tail = yield Span(max(size - _TAIL, 0), size)
+    footer = estargz_footer.parse(tail)
+    digest = _toc_digest(annotations)
+    if footer is None or digest is None:
+        raise IndexInvalid("the layer has no footer where its manifest says that it has a TOC")
+    span = estargz_index.toc_span(footer, size, LARGEST_TOC)
+    return estargz_index.frames(span, (yield span), digest, LARGEST_TOC)
 
 
 def _toc_digest(annotations: Mapping[str, str]) -> Digest | None:

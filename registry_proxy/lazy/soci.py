@@ -4,17 +4,17 @@ The client decodes an index and encodes it again with Go's JSON before it looks 
 write: compact, fields in the order of Go's structs, ``<``, ``>`` and ``&`` escaped. Fields that Go's structs do not have are dropped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from registry_proxy.errors import ManifestInvalid
+from registry_proxy.errors import DigestInvalid, ManifestInvalid
 from registry_proxy.lazy.convert.image import OF_AN_ATTESTATION, oci_type
 from registry_proxy.lazy.ztoc.builder import TOOL
 from registry_proxy.lazy.ztoc.ztoc import MEDIA_TYPE
-from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
+from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST, HintedBlob, Manifest
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.foreign import Unreadable, decode
 
@@ -142,6 +142,20 @@ def list_v2(entries: Sequence[GoDescriptor], images: Mapping[str, IndexedImage],
     listed = [by_digest.get(entry.digest, entry) for entry in kept]
     indexes = [_index_entry(new, images[entry.digest]) for new, entry in changed]
     return encoded(GoIndex(2, (*listed, *indexes), OCI_INDEX, annotations=annotations))
+
+
+def ztocs_of(manifest: Manifest) -> Iterator[tuple[Digest, HintedBlob]]:
+    """Which zTOC a SOCI index, of either version, names for which layer; none of any other manifest."""
+    kind = manifest.artifact_type or (manifest.config.media_type if manifest.config else "")
+    if kind not in {INDEX_V1, INDEX_V2}:
+        return
+    for named in manifest.layers:
+        try:
+            layer, ztoc = Digest.parse(named.annotations.get(_LAYER_DIGEST, "")), Digest.parse(named.digest)
+        except DigestInvalid:
+            continue
+        if named.size > 0:
+            yield layer, HintedBlob(ztoc, named.size)
 
 
 def entries_of(index: bytes) -> tuple[GoDescriptor, ...]:

@@ -1,7 +1,7 @@
 """The table of contents that eStargz and zstd:chunked share (stargz-snapshotter docs/estargz.md), and files read by it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -11,6 +11,7 @@ import msgspec
 from registry_proxy.errors import DigestInvalid
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import Extent, Extents, LayerFile, Read, joined, normal_path, read_exactly
+from registry_proxy.lazy.frames import Content, Frames, Inflate
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.plan.chunks import Span
@@ -54,10 +55,6 @@ class Chunk:
     span: Span | None
     inner: int
     digest: Digest | None
-
-
-Inflate = Callable[[bytes], Iterator[bytes]]
-"""The uncompressed bytes of one frame, in pieces of bounded size; raises IndexInvalid."""
 
 
 class TocIndex:
@@ -134,6 +131,19 @@ class TocIndex:
             raise IndexInvalid(f"{file.path}: the bytes from {chunk.at} on are not what the layer's TOC says")
         if held:
             yield held
+
+
+def frames(toc: bytes, end: int, inflate: Inflate) -> Frames:
+    """What the digests of a TOC say about each frame; arguments as of ``TocIndex``. Raises IndexInvalid."""
+    entries = _entries(toc)
+    found: dict[Span, list[Content]] = {}
+    for _, _, parts in _grouped(entries, _frames(entries, end)):
+        for chunk in parts:
+            if chunk.span is not None and chunk.digest is not None and chunk.digest.algorithm == "sha256":
+                found.setdefault(chunk.span, []).append(
+                    Content(chunk.inner, chunk.size, bytes.fromhex(chunk.digest.hex))
+                )
+    return Frames(found, inflate)
 
 
 def _entries(toc: bytes) -> list[TocEntry]:

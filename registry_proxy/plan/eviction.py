@@ -1,6 +1,6 @@
 """Which groups of chunks go when room is needed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 
@@ -17,6 +17,16 @@ class Evictable(Protocol):
 
 
 G = TypeVar("G", bound=Evictable)
+
+
+def without(oldest_first: Iterable[G], spared: Callable[[G], bool], share: int) -> Iterator[G]:
+    """The groups but those to be spared, as long as these are no more than ``share`` bytes."""
+    left = share
+    for group in oldest_first:
+        if group.bytes <= left and spared(group):
+            left -= group.bytes
+        else:
+            yield group
 
 
 def choose(oldest_first: Iterable[G], need: int) -> list[G] | None:

@@ -1,12 +1,17 @@
-"""What manifests claim about blobs: sizes, and which layers belong together. Hints, never facts (docs/architecture.md, "Facts")."""
+"""What manifests claim about blobs: sizes, tables of contents, and which layers belong together. Hints, never facts
+(docs/architecture.md, "Facts")."""
 
+from collections.abc import Iterator
+
+from registry_proxy.errors import DigestInvalid
+from registry_proxy.lazy import layers, soci
 from registry_proxy.oci import content
 from registry_proxy.oci.content import HintedBlob, Manifest
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import Hint, Sibling, Siblings, digest_key
+from registry_proxy.tiers.schema import Hint, Sibling, Siblings, TocHint, digest_key
 
 
 class Hints:
@@ -19,13 +24,15 @@ class Hints:
         """Record every blob that a manifest names."""
         blobs = tuple(content.blobs(manifest))
         config = blobs[:1] if manifest.config else ()
-        layers = Siblings(tuple(Sibling(str(blob.digest), blob.size) for blob in blobs if blob not in config))
+        siblings = Siblings(tuple(Sibling(str(blob.digest), blob.size) for blob in blobs if blob not in config))
         for blob in blobs:
             key = digest_key(upstream, repository, blob.digest)
             if self._records.hints.peek(key) != Hint(blob.size):
                 await self._records.hints.put(key, Hint(blob.size))
                 await self._records.add_place(blob.digest, upstream, repository)
-            await self._records.siblings.put(key, layers)
+            await self._records.siblings.put(key, siblings)
+        for digest, toc in _tocs(manifest):
+            await self._records.tocs.put(digest_key(upstream, repository, digest), toc)
 
     async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
         """The repositories where a digest was named or found, the newest first."""
@@ -41,3 +48,16 @@ class Hints:
             return ()
         blobs = (HintedBlob(Digest.parse(layer.digest), layer.size) for layer in named.layers)
         return tuple(sorted((blob for blob in blobs if blob.digest != place.digest), key=lambda blob: blob.size))
+
+
+def _tocs(manifest: Manifest) -> Iterator[tuple[Digest, TocHint]]:
+    """What a manifest says of the tables of contents of its layers, or, if it is a SOCI index, of those of another image."""
+    for layer, ztoc in soci.ztocs_of(manifest):
+        yield layer, TocHint(ztoc=str(ztoc.digest), ztoc_size=ztoc.size)
+    for descriptor in manifest.layers:
+        found = layers.proving(descriptor.annotations) if descriptor.annotations else {}
+        if found:
+            try:
+                yield Digest.parse(descriptor.digest), TocHint(annotations=found)
+            except DigestInvalid:
+                continue

@@ -6,17 +6,27 @@ the order of last use, saved in pages (one per first two digits of the digest) a
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Iterator
+from typing import NamedTuple
 
 from registry_proxy.oci.digest import Digest
+from registry_proxy.plan import eviction
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.tiers.layout import GROUP, GroupKey
 from registry_proxy.tiers.schema import AccountPage, GroupAccount
 
 
-class Group:
-    """The account of one group. ``bytes``: on disk; ``mask``: a bit per chunk held; ``last_use``: seconds since the epoch."""
+class Beneficiary(NamedTuple):
+    """The blob for whose sake a group is spared; it has so many groups."""
 
-    __slots__ = ("bytes", "key", "last_use", "mask", "pins")
+    digest: Digest
+    groups: int
+
+
+class Group:
+    """The account of one group. ``bytes``: on disk; ``mask``: a bit per chunk held; ``last_use``: seconds since the epoch;
+    ``spared_for``: the blob that is hard to use without it, if there is one."""
+
+    __slots__ = ("bytes", "key", "last_use", "mask", "pins", "spared_for")
 
     def __init__(self, key: GroupKey, last_use: float) -> None:
         self.key = key
@@ -24,6 +34,7 @@ class Group:
         self.mask = 0
         self.last_use = last_use
         self.pins = 0
+        self.spared_for: Beneficiary | None = None
 
     @property
     def pinned(self) -> bool:
@@ -56,9 +67,25 @@ class Accounts:
         """The groups, least recently used first."""
         return iter(self._groups.values())
 
-    def evictable(self) -> Iterator[Group]:
-        """The groups of blobs that are not held, least recently used first."""
-        return (group for group in self._groups.values() if group.key.digest not in self.held)
+    def evictable(self, share: int) -> Iterator[Group]:
+        """The groups of blobs that are not held, least recently used first; up to ``share`` bytes of those that are spared stay out."""
+        groups = (group for group in self._groups.values() if group.key.digest not in self.held)
+        return eviction.without(groups, self._is_spared, share)
+
+    def spare(self, key: GroupKey, sake: Beneficiary) -> None:
+        """Keep this group as long as others of that blob are here, as far as there is room for that."""
+        group = self._groups.get(key)
+        if group is not None and group.spared_for != sake:
+            group.spared_for = sake
+            self.changed_pages.add(key.digest.hex[:2])
+
+    def _is_spared(self, group: Group) -> bool:
+        """True while the blob for whose sake it is spared has another group here that is not spared itself."""
+        if group.spared_for is None:
+            return False
+        digest, groups = group.spared_for
+        others = (self._groups.get(GroupKey(digest, number)) for number in range(groups))
+        return any(other is not None and other.mask and other.spared_for is None for other in others)
 
     @property
     def chunks(self) -> int:
@@ -145,9 +172,7 @@ class Accounts:
         for group in self._groups.values():
             page = found.get(group.key.digest.hex[:2])
             if page is not None and group.mask:
-                page.append(
-                    GroupAccount(str(group.key.digest), group.key.number, group.bytes, group.mask, group.last_use)
-                )
+                page.append(_account(group))
         return {name: AccountPage(tuple(accounts)) for name, accounts in found.items()}
 
     def load(self, page: AccountPage, except_for: Container[GroupKey]) -> None:
@@ -156,3 +181,12 @@ class Accounts:
             key = GroupKey(Digest.parse(account.digest), account.number)
             if key not in except_for:
                 self.correct(key, account.bytes, account.mask, account.last_use)
+                if account.spared_for:
+                    self.spare(key, Beneficiary(Digest.parse(account.spared_for), account.groups))
+
+
+def _account(group: Group) -> GroupAccount:
+    sake = group.spared_for
+    spared_for, groups = (str(sake.digest), sake.groups) if sake else ("", 0)
+    key = group.key
+    return GroupAccount(str(key.digest), key.number, group.bytes, group.mask, group.last_use, spared_for, groups)

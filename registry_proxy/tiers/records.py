@@ -25,6 +25,7 @@ from registry_proxy.tiers.schema import (
     Public,
     Siblings,
     TagRecord,
+    TocHint,
     VerifiedBlob,
 )
 from registry_proxy.tiers.table import Table
@@ -49,7 +50,7 @@ class Records:
     """The tables. Keys are made by ``tag_key`` and ``digest_key`` of the schema, or are a digest's or a host's text.
 
     ``tags`` (tag_key), ``manifests`` (digest), ``facts`` (digest_key), ``places`` (digest), ``hints``
-    (digest_key), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest), ``accounts`` (page).
+    (digest_key), ``tocs`` (digest_key), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest), ``accounts`` (page).
     """
 
     def __init__(self, backing: "Database", clock: Callable[[], float]) -> None:
@@ -59,6 +60,7 @@ class Records:
         self.facts = Table("fact", Fact, backing, clock)
         self.places = Table("places", Places, backing, clock)
         self.hints = Table("hint", Hint, backing, clock)
+        self.tocs = Table("toc", TocHint, backing, clock)
         self.siblings = Table("siblings", Siblings, backing, clock)
         self.verified = Table("verified", VerifiedBlob, backing, clock, _BIG)
         self.public = Table("public", Public, backing, clock)

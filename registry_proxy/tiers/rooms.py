@@ -22,6 +22,8 @@ _log = structlog.get_logger()
 
 _COUNT_PATIENCE: Final = 2.0
 _ATTEMPTS: Final = 3
+_SPARED: Final = 16
+"""What is spared is at most this part of the store."""
 
 
 class Rooms:
@@ -61,12 +63,17 @@ class Rooms:
             need = self._space.shortfall(want, free, total)
             if need <= 0:
                 return True
-            victims = eviction.choose(self._accounts.evictable(), need)
+            victims = self._victims(need)
             if victims is not None:
                 await self._evict(victims)
             elif not await self._counted_meanwhile():
                 return False
         return False
+
+    def _victims(self, need: int) -> Sequence[Group] | None:
+        """What goes; what is spared goes too if there is not enough else."""
+        some = eviction.choose(self._accounts.evictable(self._space.limit // _SPARED), need)
+        return some if some is not None else eviction.choose(self._accounts.evictable(0), need)
 
     async def _disk_space(self) -> tuple[int, int]:
         """As ``disk_space``; the store's directory is made again if it is gone. Raises OSError, StoreUnusable."""

@@ -37,6 +37,15 @@ class Hint(msgspec.Struct, frozen=True):
     size: int
 
 
+class TocHint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What manifests of a repository say about the table of contents of a layer: the annotations that lead to its own, or the zTOC
+    (``ztoc``: its digest; ``ztoc_size``: bytes) that a SOCI index names for it."""
+
+    annotations: dict[str, str] = {}
+    ztoc: str = ""
+    ztoc_size: int = 0
+
+
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """A repository where a digest is a fact."""
 
@@ -82,13 +91,18 @@ class Public(msgspec.Struct, frozen=True):
 
 
 class GroupAccount(msgspec.Struct, frozen=True, array_like=True):
-    """The account of one group of chunks: bytes on disk, a bit per chunk held, last use in seconds since the epoch."""
+    """The account of one group of chunks: bytes on disk, a bit per chunk held, last use in seconds since the epoch.
+
+    ``spared_for``: the blob of so many ``groups`` for whose sake it is kept.
+    """
 
     digest: str
     number: int
     bytes: int
     mask: int
     last_use: float
+    spared_for: str = ""
+    groups: int = 0
 
 
 class AccountPage(msgspec.Struct, frozen=True):

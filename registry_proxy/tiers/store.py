@@ -26,7 +26,7 @@ from registry_proxy.errors import StoreBroken, StoreTrouble, StoreUnusable
 from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.plan.chunks import Grid
 from registry_proxy.tiers import chunkfile, directory, walk
-from registry_proxy.tiers.accounts import Accounts
+from registry_proxy.tiers.accounts import Accounts, Beneficiary
 from registry_proxy.tiers.checks import Checks
 from registry_proxy.tiers.chunkfile import Buffer
 from registry_proxy.tiers.directory import Directory
@@ -367,6 +367,12 @@ class ChunkStore:
     def release(self, digest: Digest) -> None:
         """Undo ``hold``."""
         self._accounts.held.discard(digest)
+
+    def spare(self, digest: Digest, indexes: Iterable[int], sake: Digest, grid: Grid) -> None:
+        """Evict these chunks, a part of a blob, only after the others of the blob ``sake``, which is cut by this grid; up to a
+        sixteenth of the store."""
+        for key in {GroupKey.of(digest, index) for index in indexes}:
+            self._accounts.spare(key, Beneficiary(sake, -(-grid.count // GROUP)))
 
     # --- whole blobs -----------------------------------------------------------------------------------------------------
 

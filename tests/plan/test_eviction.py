@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_proxy.plan.eviction import choose
+from registry_proxy.plan.eviction import choose, without
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,20 @@ def test_a_choice_frees_enough_and_no_group_too_many(held: list[Held], need: int
     assert not any(group.pinned for group in chosen)
     assert sum(group.bytes for group in chosen) >= need
     assert not chosen or sum(group.bytes for group in chosen[:-1]) < need
+
+
+@given(groups, st.integers(0, 500), st.integers(0, 100))
+def test_what_is_spared_has_a_bounded_share(held: list[Held], share: int, small: int) -> None:
+    """No more than the share is left out, nothing that is not spared, and the order stays; without a share nothing is."""
+
+    def spared(group: Held) -> bool:
+        return group.bytes <= small
+
+    left = list(without(held, spared, share))
+    out = list(held)
+    for group in left:
+        out.remove(group)
+    assert all(spared(group) for group in out)
+    assert sum(group.bytes for group in out) <= share
+    assert [group for group in held if not spared(group)] == [group for group in left if not spared(group)]
+    assert sum(group.bytes for group in without(held, spared, 0)) == sum(group.bytes for group in held)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Grid
-from registry_proxy.tiers.accounts import Accounts
+from registry_proxy.tiers.accounts import Accounts, Beneficiary
 from registry_proxy.tiers.layout import GROUP, GroupKey
 
 DIGEST = Digest.of(b"blob")
@@ -99,3 +99,46 @@ def test_pages_bring_everything_back(chunks: set[tuple[int, int]]) -> None:
         (g.key, g.bytes, g.mask, g.last_use) for g in saved
     ]
     assert loaded.bytes == saved.bytes
+
+
+def spared(clock: Clock) -> Accounts:
+    """A blob of three groups, the last of which holds its TOC and was used longest ago."""
+    accounts = Accounts(clock)
+    for number in (2, 0, 1):
+        accounts.stored(GroupKey(DIGEST, number), number * GROUP, 10)
+    accounts.spare(GroupKey(DIGEST, 2), Beneficiary(DIGEST, 3))
+    return accounts
+
+
+def evictable(accounts: Accounts, share: int) -> list[int]:
+    return [group.key.number for group in accounts.evictable(share)]
+
+
+def test_a_spared_group_outlasts_the_others_of_its_blob() -> None:
+    """It may go only when nothing else of the blob is left, or when too much is spared."""
+    accounts = spared(Clock())
+    assert evictable(accounts, 10) == [0, 1]
+    assert evictable(accounts, 9) == [2, 0, 1]
+    accounts.forget(GroupKey(DIGEST, 0))
+    assert evictable(accounts, 10) == [1]
+    accounts.forget(GroupKey(DIGEST, 1))
+    assert evictable(accounts, 10) == [2]
+
+
+def test_what_is_spared_survives_a_restart() -> None:
+    """The pages say so."""
+    before, after = spared(Clock()), Accounts(Clock())
+    for page in before.pages(before.changed_pages).values():
+        after.load(page, set())
+    assert sorted(evictable(after, 10)) == [0, 1]
+
+
+def test_a_group_of_one_blob_is_spared_for_another() -> None:
+    """A zTOC stays as long as the layer that it is the index of."""
+    accounts, ztoc = Accounts(Clock()), Digest.of(b"ztoc")
+    accounts.stored(GroupKey(ztoc, 0), 0, 10)
+    accounts.stored(GroupKey(DIGEST, 1), GROUP, 10)
+    accounts.spare(GroupKey(ztoc, 0), Beneficiary(DIGEST, 2))
+    assert [group.key.digest for group in accounts.evictable(10)] == [DIGEST]
+    accounts.forget(GroupKey(DIGEST, 1))
+    assert [group.key.digest for group in accounts.evictable(10)] == [ztoc]

@@ -9,7 +9,9 @@ from typing import Final
 from registry_proxy.lazy.estargz.footer import Footer
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import Read, read_exactly
+from registry_proxy.lazy.frames import Frames
 from registry_proxy.lazy.toc import MAX_TOC, TocIndex
+from registry_proxy.lazy.toc import frames as frames_of_toc
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 
@@ -18,12 +20,12 @@ _PIECE: Final = 1 << 20
 _TOC_NAME: Final = "stargz.index.json"
 
 
-def toc_span(footer: Footer, size: int) -> Span:
-    """Where a layer of ``size`` bytes keeps its TOC; raises IndexInvalid if it is not there."""
+def toc_span(footer: Footer, size: int, most: int = MAX_TOC) -> Span:
+    """Where a layer of ``size`` bytes keeps its TOC; raises IndexInvalid if it is not there, or has more than ``most`` bytes."""
     if footer.toc is None:
         raise IndexInvalid("an eStargz layer whose TOC is kept in an image of its own")
-    if not 0 <= footer.toc <= size - footer.length or size - footer.toc > MAX_TOC:
-        raise IndexInvalid("an eStargz footer that points outside the layer")
+    if not 0 <= footer.toc <= size - footer.length or size - footer.toc > most:
+        raise IndexInvalid("an eStargz footer that points outside the layer, or to a TOC that is too large")
     return Span(footer.toc, size - footer.length)
 
 
@@ -34,6 +36,17 @@ def open_index(footer: Footer, size: int, read: Read, digest: Digest | None = No
     if digest is not None and not digest.matches(toc):
         raise IndexInvalid("the layer's TOC does not hash to what its manifest says")
     return TocIndex("estargz", toc, size, span.start, inflate)
+
+
+def frames(span: Span, member: bytes, digest: Digest, most: int) -> Frames:
+    """What the TOC in ``span`` says about the frames before it; ``digest``: what it must hash to. Raises IndexInvalid.
+
+    ``most``: bytes of it, uncompressed.
+    """
+    toc = _toc(member, most)
+    if not digest.matches(toc):
+        raise IndexInvalid("the layer's TOC does not hash to what its manifest says")
+    return frames_of_toc(toc, span.start, inflate)
 
 
 def inflate(member: bytes) -> Iterator[bytes]:
@@ -52,13 +65,13 @@ def inflate(member: bytes) -> Iterator[bytes]:
         member = stream.unused_data
 
 
-def _toc(member: bytes) -> bytes:
-    """The TOC's JSON: the one file of the small tar that the member holds."""
+def _toc(member: bytes, most: int = MAX_TOC) -> bytes:
+    """The TOC's JSON: the one file of the small tar, at most ``most`` bytes long, that the member holds."""
     stream = zlib.decompressobj(_GZIP)
     try:
-        data = stream.decompress(member, MAX_TOC)
+        data = stream.decompress(member, most)
         if not stream.eof:
-            raise IndexInvalid(f"the layer's TOC is cut short, or larger than {MAX_TOC} bytes")
+            raise IndexInvalid(f"the layer's TOC is cut short, or larger than {most} bytes")
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             file = archive.extractfile(_TOC_NAME)
             return file.read() if file else b""

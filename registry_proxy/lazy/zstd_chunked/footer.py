@@ -18,6 +18,11 @@ LONGEST: Final = 64
 """Bytes from the end of a layer that hold any of the footers."""
 
 _PREFIXES: Final = ("io.github.containers.zstd-chunked.", "io.containers.zstd-chunked.")
+ANNOTATIONS: Final = tuple(
+    f"{prefix}{name}" for prefix in _PREFIXES for name in ("manifest-position", "manifest-checksum")
+)
+"""Those that lead to a TOC."""
+
 _CRFS: Final = 1
 """The only type of TOC there is."""
 

@@ -8,7 +8,7 @@ from registry_proxy.lazy.failures import IndexInvalid, LayerRefused
 from registry_proxy.lazy.files import Extent, Extents, LayerFile, Read, joined, normal_path, read_exactly
 from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.inflate import GZIP, RAW, STREAM_END, WINDOW, Inflater
-from registry_proxy.lazy.ztoc.ztoc import Ztoc, points, window
+from registry_proxy.lazy.ztoc.ztoc import Ztoc, points, spans, window
 from registry_proxy.plan.chunks import Span
 
 _ROOM: Final = 1 << 18
@@ -25,6 +25,7 @@ class ZtocIndex:
         """Raises IndexInvalid."""
         self._ztoc = ztoc
         self._points = points(ztoc)
+        self._spans = spans(ztoc)
         self._outs = [point.uncompressed for point in self._points]
         self._entries = {normal_path(entry.name): entry for entry in ztoc.entries}
         self._files = {path: _file(path, entry) for path, entry in self._entries.items()}
@@ -84,8 +85,7 @@ class ZtocIndex:
         return range(first, bisect_left(self._outs, offset + file.size))
 
     def _span(self, number: int) -> Span:
-        last = number + 1 == len(self._points)
-        return Span(self._points[number].start, self.size if last else self._points[number + 1].compressed)
+        return self._spans[number]
 
     def _checked(self, number: int, read: Read) -> bytes:
         data = read_exactly(read, self._span(number))

@@ -5,11 +5,13 @@ from typing import Final
 
 from registry_proxy.errors import DigestInvalid
 from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.frames import Content, Frames
 from registry_proxy.lazy.ztoc.flatbuffer import Buffer, Field, Table, Writer
 from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.inflate import WINDOW
 from registry_proxy.lazy.ztoc.points import HEADER, POINT
 from registry_proxy.oci.digest import Digest
+from registry_proxy.plan.chunks import Span
 
 VERSION: Final = "0.9"
 MEDIA_TYPE: Final = "application/octet-stream"
@@ -95,8 +97,9 @@ def _record(out: Writer, key: bytes, value: bytes) -> int:
     return out.table([(0, "o", name, 0), (1, "o", text, 0)])
 
 
-def parse(data: bytes) -> Ztoc:
-    """A zTOC from its bytes; raises IndexInvalid for anything that is none or that contradicts itself."""
+def parse(data: bytes, *, files: bool = True) -> Ztoc:
+    """A zTOC from its bytes, or what it says of the layer without its files; raises IndexInvalid for anything that is none or that
+    contradicts itself."""
     root = Buffer(data).root()
     if root.octets(0) != VERSION.encode():
         raise IndexInvalid(f"a zTOC of version {root.octets(0)[:20]!r}, not {VERSION}")
@@ -107,7 +110,7 @@ def parse(data: bytes) -> Ztoc:
         tool=root.octets(1).decode("utf-8", "replace"),
         compressed=root.number(2, "q"),
         uncompressed=root.number(3, "q"),
-        entries=tuple(sorted(map(_entry, root.table(4).tables(0)), key=lambda entry: entry.offset)),
+        entries=tuple(sorted(map(_entry, root.table(4).tables(0)), key=lambda entry: entry.offset)) if files else (),
         digests=tuple(_digest(text) for text in info.strings(2)),
         points=info.octets(3),
     )
@@ -175,6 +178,26 @@ def points(ztoc: Ztoc) -> tuple[Point, ...]:
     first = () if stored == count else (Point(10, 0, 0),)
     packed = memoryview(ztoc.points)[HEADER.size :]
     return first + tuple(Point(*POINT.unpack_from(packed, i * POINT.size)[:3]) for i in range(stored))
+
+
+def spans(ztoc: Ztoc) -> tuple[Span, ...]:
+    """The bytes of the layer that each of its digests is of."""
+    found = points(ztoc)
+    stops = (*(point.compressed for point in found[1:]), ztoc.compressed)
+    return tuple(Span(point.start, stop) for point, stop in zip(found, stops, strict=True))
+
+
+def frames(ztoc: Ztoc) -> Frames:
+    """What the digests say about each of the spans."""
+    sums = zip(spans(ztoc), ztoc.digests, strict=True)
+    return Frames(
+        {
+            span: [Content(0, len(span), bytes.fromhex(digest.hex))]
+            for span, digest in sums
+            if digest.algorithm == "sha256" and len(span)
+        },
+        None,
+    )
 
 
 def window(ztoc: Ztoc, index: int) -> bytes:
