@@ -156,7 +156,15 @@ async def assemble(
         shelf = Shelf(config.store.path / "lazy", store, records, config.lazy.limit, clock)
         await shelf.load()
         blobs = Blobs(
-            ShelfDoor(proofs, shelf), store, records, sources, config.upstreams, config.policy, metrics, tiers
+            ShelfDoor(proofs, shelf),
+            store,
+            records,
+            sources,
+            config.upstreams,
+            config.policy,
+            metrics,
+            tiers,
+            config.lazy.verify_chunks,
         )
         stack.push_async_callback(blobs.close)
         metrics.watch_store(store.stats)

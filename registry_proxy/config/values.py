@@ -198,6 +198,7 @@ class CvmfsHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Readiness = Literal["eager", "on-demand", "off"]
 Unready = Literal["wait", "original", "not-found"]
+VerifyChunks = Literal["before", "behind", "off"]
 
 
 class LazyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,7 +218,8 @@ class Lazy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``span_size``: of a zTOC, uncompressed; ``smallest_layer``: with a zTOC, compressed. ``unready``: what the first request for a
     suffix tag gets, ``wait``: for how long. ``platforms``: of an image index (``os/architecture[/variant]``); none: this machine's.
     ``workers``: processes at a time; ``limit``: bytes of all that was made; None: half of the store. ``rules``: the first that
-    matches an image holds.
+    matches an image holds. ``verify_chunks``: when the chunks of a partial blob are compared with its table of contents, before or
+    behind their readers.
     """
 
     soci: Readiness = "on-demand"
@@ -231,6 +233,7 @@ class Lazy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     platforms: tuple[str, ...] = ()
     workers: int = 2
     limit: Size | None = None
+    verify_chunks: VerifyChunks = "behind"
     rules: tuple[LazyRule, ...] = ()
 
 

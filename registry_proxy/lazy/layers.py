@@ -1,6 +1,8 @@
 """Which format a layer is of, and its index if it carries one."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from registry_proxy.errors import DigestInvalid
@@ -27,10 +29,10 @@ def own_index(size: int, annotations: Mapping[str, str], read: Read) -> LayerInd
     """
     if position := zstd_footer.of_annotations(annotations):
         return zstd_index.open_index(position, size, read)
-    tail = read_exactly(read, Span(max(size - _TAIL, 0), size))
-    if position := zstd_footer.of_footer(tail):
+    last = read_exactly(read, Span(max(size - _TAIL, 0), size))
+    if position := zstd_footer.of_footer(last):
         return zstd_index.open_index(position, size, read)
-    if (footer := estargz_footer.parse(tail)) and footer.toc is not None:
+    if (footer := estargz_footer.parse(last)) and footer.toc is not None:
         return estargz_index.open_index(footer, size, read, _toc_digest(annotations))
     return None
 
@@ -48,21 +50,28 @@ def proving(annotations: Mapping[str, str]) -> dict[str, str]:
     return {name: annotations[name] for name in named if name in annotations}
 
 
-def frames(size: int, annotations: Mapping[str, str]) -> Generator[Span, bytes, Frames]:
-    """What a layer's own TOC says about its frames: asks for spans of the layer, the last one that of the TOC, and is sent their bytes.
+@dataclass(frozen=True, slots=True)
+class Toc:
+    """Where a layer has its TOC, and what makes of its bytes what it says about the layer's frames (raises IndexInvalid)."""
 
-    ``annotations``: as ``proving`` gives them. Raises IndexInvalid, also for a TOC that is too large or kept elsewhere.
-    """
+    span: Span
+    frames: Callable[[bytes], Frames]
+
+
+def tail(size: int, annotations: Mapping[str, str]) -> Span | None:
+    """The last bytes of a layer, if they must be had to know where its TOC is; ``annotations``: as ``proving`` gives them."""
+    return None if zstd_footer.of_annotations(annotations) else Span(max(size - _TAIL, 0), size)
+
+
+def toc(size: int, annotations: Mapping[str, str], last: bytes) -> Toc:
+    """Where the TOC is, by the bytes of ``tail``; raises IndexInvalid, also if it is too large or kept elsewhere."""
     if position := zstd_footer.of_annotations(annotations):
-        span = zstd_index.toc_span(position, size, LARGEST_TOC)
-        return zstd_index.frames(position, (yield span))
-    tail = yield Span(max(size - _TAIL, 0), size)
-    footer = estargz_footer.parse(tail)
-    digest = _toc_digest(annotations)
+        return Toc(zstd_index.toc_span(position, size, LARGEST_TOC), partial(zstd_index.frames, position))
+    footer, digest = estargz_footer.parse(last), _toc_digest(annotations)
     if footer is None or digest is None:
         raise IndexInvalid("the layer has no footer where its manifest says that it has a TOC")
     span = estargz_index.toc_span(footer, size, LARGEST_TOC)
-    return estargz_index.frames(span, (yield span), digest, LARGEST_TOC)
+    return Toc(span, partial(estargz_index.frames, span.start, digest, LARGEST_TOC))
 
 
 def _toc_digest(annotations: Mapping[str, str]) -> Digest | None:

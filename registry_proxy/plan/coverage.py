@@ -25,11 +25,13 @@ class Spans:
     def __getitem__(self, number: int) -> Span:
         return Span(self._starts[number], self._stops[number])
 
+    def near(self, span: Span) -> range:
+        """The numbers of all spans that share a byte with this one, and perhaps of some between them that do not."""
+        return range(bisect_right(self._reach, span.start), bisect_left(self._starts, span.stop))
+
     def touching(self, span: Span) -> Iterator[int]:
         """The numbers of the spans that share a byte with this one, in order."""
-        first = bisect_right(self._reach, span.start)
-        last = bisect_left(self._starts, span.stop)
-        return (number for number in range(first, last) if _meet(self[number], span))
+        return (number for number in self.near(span) if _meet(self[number], span))
 
 
 def _meet(one: Span, other: Span) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -10,6 +11,7 @@ import msgspec
 import structlog
 
 from registry_proxy.config import Policy, Upstream
+from registry_proxy.config.values import VerifyChunks
 from registry_proxy.errors import BlobUnknown, Denied, RegistryProxyError, Trouble
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
@@ -18,13 +20,15 @@ from registry_proxy.plan.ranges import Part
 from registry_proxy.pull.flights import BlobFlights
 from registry_proxy.pull.heart import Heart
 from registry_proxy.pull.hints import Hints
+from registry_proxy.pull.inspections import Inspections
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.pull.orphans import Orphans
 from registry_proxy.pull.pieces import Piece
-from registry_proxy.pull.reader import Reader
+from registry_proxy.pull.reader import Reader, own_bytes
 from registry_proxy.sources.base import BlobPlace, Source
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.records import Records
+from registry_proxy.tiers.schema import TocHint, digest_key
 from registry_proxy.tiers.stack import NO_TIERS, Stack, TierBlob
 from registry_proxy.tiers.store import ChunkStore
 
@@ -74,24 +78,27 @@ class OpenBlob:
         self.digest = place.digest
         self.size = size
         self.certain = certain
-        self._flights = flights
+        self.flights = flights
         self._store = store
         self._read_ahead = read_ahead
 
     @property
     def chunk_size(self) -> int:
         """Bytes of each of its chunks but the last."""
-        return self._flights.grid.chunk
+        return self.flights.grid.chunk
 
     @property
     def verified(self) -> bool:
         """True if the digest of all its bytes was right, and each chunk that comes is compared with what it was then."""
-        return self._flights.landing.verified
+        return self.flights.landing.verified
 
     @property
     def settled(self) -> bool:
-        """False if it is complete and not verified, as after a crash: a reader does that before it serves the end."""
-        return self.verified or bool(self._store.missing(self.digest, self._flights.grid))
+        """False if it is complete and not verified, as after a crash, or if its chunks are to be compared before they are served:
+        that is a reader's work."""
+        if self.flights.held_back:
+            return False
+        return self.verified or bool(self._store.missing(self.digest, self.flights.grid))
 
     def fetch_here(self) -> None:
         """Have what is missing fetched from this repository from now on: somebody has just been let in here."""
@@ -99,11 +106,12 @@ class OpenBlob:
 
     def hit(self, span: Span) -> Piece | None:
         """The span as one piece, if it lies in one chunk that is here now; the caller closes the chunk. Never waits."""
-        flights = self._flights
+        flights = self.flights
         index = span.start // flights.grid.chunk
         base = index * flights.grid.chunk
         if span.stop > base + flights.grid.chunk or span.start == span.stop:
             return None
+        self._begin()
         if not self.settled:
             return None
         chunk = self._store.open_chunk(self.digest, flights.grid, index)
@@ -114,7 +122,15 @@ class OpenBlob:
 
         ``sent``: of a whole answer that goes on here, the sha-256 of each chunk that has gone out before.
         """
-        return Reader(self._flights, parts, self._read_ahead, sent)
+        if sent is None and (len(parts) > 1 or len(parts[0].span) < self.size):
+            self._begin()
+        return Reader(self.flights, parts, self._read_ahead, sent)
+
+    def _begin(self) -> None:
+        """Ranges of it are read: from now on what is here of it is compared with its table of contents, if it has one."""
+        inspection = self.flights.inspection
+        if inspection is not None:
+            inspection.begin(partial(own_bytes, self.flights))
 
 
 class Blobs:
@@ -130,6 +146,7 @@ class Blobs:
         policy: Policy,
         metrics: Metrics,
         tiers: Stack = NO_TIERS,
+        verify_chunks: VerifyChunks = "behind",
     ) -> None:
         self._doorkeeper = doorkeeper
         self._tiers = tiers
@@ -155,6 +172,8 @@ class Blobs:
             contested=lambda place: self._later(self._contested(place)),
             learned_rangeless=lambda place: self._later(self._start_siblings(place)),
         )
+
+        self._inspections = Inspections(verify_chunks, store, metrics, self._whole, self._doubted)
 
     def apply(self, policy: Policy) -> None:
         """Hold this policy for flights that start from now on, and for blobs that are opened from now on."""
@@ -219,6 +238,7 @@ class Blobs:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._inspections.close()
 
     def _remember(self, blob: OpenBlob) -> None:
         self._open[blob.place] = blob
@@ -228,6 +248,8 @@ class Blobs:
     async def _blob_flights(self, place: BlobPlace, size: int) -> BlobFlights:
         """The flights of a blob; keyed by size too, so that a manifest that lies about it harms only its own readers."""
         verified = await self._records.verified.get(str(place.digest))
+        key = digest_key(place.upstream, place.repository, place.digest)
+        hint = await self._records.tocs.get(key) if not self._inspections.off else None
         flights = self._flights.get((place.digest, size))
         if flights is None:
             grid = self._store.grid(size)
@@ -236,7 +258,26 @@ class Blobs:
             )
             flights = BlobFlights(place, grid, landing, self._heart)
             self._flights[place.digest, size] = flights
+        if hint is not None:
+            self._inspect(flights, place, hint)
         return flights
+
+    def _inspect(self, flights: BlobFlights, place: BlobPlace, hint: TocHint) -> None:
+        """Have a blob compared with what this repository says about its table of contents; unless another has said so already."""
+        known = flights.inspection
+        if known is None or (known.over and known.hint != hint):
+            flights.inspection = self._inspections.of(place, flights.landing, hint)
+
+    def _doubted(self, digest: Digest) -> None:
+        for source in self._heart.sources:
+            source.doubt(digest)
+
+    async def _whole(self, place: BlobPlace, size: int) -> bytes:
+        """A whole blob of so many bytes, verified."""
+        blob = await self.open(place, certain=True)
+        if blob.size != size:
+            raise BlobUnknown(f"{place.digest} has {blob.size} bytes where a manifest says {size}")
+        return await own_bytes(blob.flights, Span(0, blob.size))
 
     async def _aside(self, place: BlobPlace, size: int) -> TierBlob | None:
         return await self._tiers.find(place.digest, size) if await self._doorkeeper.may_share(place) else None

@@ -6,6 +6,7 @@ asks. Everything between two awaits is atomic, so there are no locks.
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from registry_proxy.plan.chunks import Grid, Run, Span
 from registry_proxy.plan.readahead import Trail, run_chunks
 from registry_proxy.pull.flight import Flight
 from registry_proxy.pull.heart import Heart
+from registry_proxy.pull.inspection import Inspection
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.pull.wish import Wish
 from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Urgency
@@ -55,6 +57,7 @@ class BlobFlights:
         self.grid = grid
         self.landing = landing
         self.trail = Trail()
+        self.inspection: Inspection | None = None
         self._heart = heart
         self._wishes: list[Wish] = []
         self._flights: dict[Flight, asyncio.Task[None]] = {}
@@ -109,6 +112,17 @@ class BlobFlights:
         wish.finish(index)
         if self._held:
             self._release_held()
+
+    @property
+    def held_back(self) -> bool:
+        """True if readers of ranges wait until what they read has been compared with the blob's table of contents."""
+        inspection = self.inspection
+        return (
+            inspection is not None
+            and inspection.holds
+            and not (inspection.over or self.landing.verified)
+            and self._ranged is not False
+        )
 
     def at_hand(self, index: int) -> Chunk | None:
         """The chunk, open, if that takes no waiting."""
@@ -297,7 +311,8 @@ class BlobFlights:
         if flight not in self._rooms:
             self._rooms[flight] = await self._reserve(self.grid.span_of_run(Run(index, flight.stop)))
         self._heart.metrics.filled()
-        chunk = await self.landing.land(index, data, self._rooms[flight], flight.origin)
+        with self.inspection.landing_of(index) if self.inspection is not None else contextlib.nullcontext():
+            chunk = await self.landing.land(index, data, self._rooms[flight], flight.origin)
         self._wake(index, chunk)
         if isinstance(chunk, MemoryChunk):
             await self._hold(index, chunk)

@@ -8,7 +8,7 @@ by its next reader. Chunks are taken one at a time, so that two flights cannot b
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -104,6 +104,18 @@ class BlobLanding:
             if found != self.digest:
                 await self._reject("the store")
             await self._remember(hashes)
+
+    async def drop_chunks(self, indexes: Sequence[int]) -> bool:
+        """Drop chunks whose bytes contradict the blob's table of contents; False if all of it has been verified."""
+        async with self._lock:
+            if self.verified:
+                return False
+            if any(index < self._hashed for index in indexes):
+                self._restart_hash()
+            for index in indexes:
+                self._sums.pop(index, None)
+                await self._store.drop_chunk(self.digest, index)
+            return True
 
     async def reject(self) -> None:
         """A reader has hashed every byte and found it wrong; raises ContentCorrupt."""

@@ -17,7 +17,11 @@ from registry_proxy.pull.landing import feed, sha256_of
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.pull.wish import Wish
 from registry_proxy.tiers.base import Chunk, MemoryChunk
+from registry_proxy.tiers.openfiles import StoredChunk
 from registry_proxy.tiers.stack import TierBlob
+
+_VERSIONS = 2
+"""Versions of a chunk that are had before a reader of a range is refused: the first one, and one from elsewhere."""
 
 _GRACE = 1.0
 """Seconds that a read waits for its first byte before headers are sent all the same: what fails that early becomes a status
@@ -28,7 +32,13 @@ class Reader:
     """Reads the parts of one answer. Use as an async context manager; leaving it gives up what was still wanted."""
 
     def __init__(
-        self, flights: BlobFlights, parts: Sequence[Part], read_ahead: int, sent: Mapping[int, bytes] | None = None
+        self,
+        flights: BlobFlights,
+        parts: Sequence[Part],
+        read_ahead: int,
+        sent: Mapping[int, bytes] | None = None,
+        *,
+        own: bool = False,
     ) -> None:
         self._flights = flights
         self._parts = parts
@@ -42,12 +52,14 @@ class Reader:
         self._joined = False
         self._in_order = all(one.span.start <= two.span.start for one, two in pairwise(parts))
         self._line = 0
+        self._own = own
+        self._taken: list[tuple[int, int]] = []  # chunks of an answer in part, and how many had been found wrong before
 
     async def __aenter__(self) -> Self:
         grid, flights = self._flights.grid, self._flights
         if not self._wish.chunks:
             return self
-        if len(self._parts) == 1:
+        if len(self._parts) == 1 and not self._own:
             self._follow(self._parts[0])
         try:
             if self._sent is None:  # the beginning of a whole answer cannot be hashed any more
@@ -91,6 +103,8 @@ class Reader:
                 await assay.take(found)
             if sums is not None:
                 sums[piece.index] = await sha256_of(found.chunk)
+            if not whole:
+                self._note(piece.index)
             if piece.index * grid.chunk + piece.stop == asked.span.stop:
                 await (self._settle(sums) if assay is None else assay.settle())
             yield found
@@ -109,8 +123,27 @@ class Reader:
                 self._join(piece.index)
             else:
                 return Piece(MemoryChunk(data), 0, len(data), self._aside.tier)
-        chunk, tier = await self._chunk(piece.index)
+        chunk, tier = await self._compared(piece.index)
         return Piece(chunk, piece.start, piece.stop, tier)
+
+    async def _compared(self, index: int) -> tuple[Chunk, str]:
+        """The chunk, once it has been compared with the blob's TOC if that is to come first. Raises ContentCorrupt."""
+        inspection = self._flights.inspection
+        for _ in range(_VERSIONS):
+            chunk, tier = await self._chunk(index)
+            if inspection is None or self._own or not self._wish.partial or not self._flights.held_back:
+                return chunk, tier
+            await inspection.settled(index)
+            if not isinstance(chunk, StoredChunk) or chunk.unchanged():
+                return chunk, tier
+            self._close()
+        raise ContentCorrupt(f"chunk {index} of {self._flights.landing.digest} came wrong {_VERSIONS} times")
+
+    def _note(self, index: int) -> None:
+        """Remember what goes out before all of the blob is known to be right."""
+        inspection = self._flights.inspection
+        if inspection is not None and not inspection.over:
+            self._taken.append((index, inspection.evictions))
 
     def _join(self, index: int) -> None:
         """From chunk ``index`` on, flights bring what is not in the store."""
@@ -167,9 +200,11 @@ class Reader:
 
         What was sent must be what was verified: a chunk may have been dropped and fetched again meanwhile. Raises ContentCorrupt.
         """
-        landing = self._flights.landing
+        landing, inspection = self._flights.landing, self._flights.inspection
         if not landing.verified:
             await landing.verify_stored()
+        if inspection is not None and any(inspection.wrong_since(before, index) for index, before in self._taken):
+            raise ContentCorrupt(f"some of what was sent of {landing.digest} was found to be wrong meanwhile")
         if sums is None:
             return
         if not landing.verified:
@@ -222,6 +257,16 @@ class Reader:
         """A sequential reader of many small ranges is away between them: keep its read-ahead wanted for a moment."""
         if self._line and self._ahead():
             self._flights.linger(self._wish)
+
+
+async def own_bytes(flights: BlobFlights, span: Span) -> bytes:
+    """Bytes of a blob for the proxy itself: never held back, and not taken for a client's line of reading."""
+    data = bytearray()
+    parts = [Part(span)]
+    async with Reader(flights, parts, 0, own=True) as reader, contextlib.aclosing(reader.pieces(0)) as pieces:
+        async for piece in pieces:
+            data += await asyncio.to_thread(piece.read)
+    return bytes(data)
 
 
 def _chunks(grid: Grid, parts: Sequence[Part]) -> Sequence[int]:

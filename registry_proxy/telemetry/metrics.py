@@ -59,6 +59,15 @@ class Metrics:
             "blobs_verified_total", "Whole blobs hashed, by whether they were what their digest says.", "right"
         )
         self._verified = {right: verified.labels(str(right).lower()) for right in (True, False)}
+        compared = counter(
+            "frames_compared_total", "Pieces of partial layers compared with their table of contents.", "right"
+        )
+        self._compared = {right: compared.labels(str(right).lower()) for right in (True, False)}
+        self._tocs = _Children(
+            counter(
+                "tocs_total", "Tables of contents of partial layers: used, unavailable, wrong, set-aside.", "outcome"
+            ).labels
+        )
         self._tier_seconds = _Children(
             histogram("tier_seconds", "Calls on the file system of a tier.", TIER_BUCKETS, "tier").labels
         )
@@ -144,6 +153,16 @@ class Metrics:
     def verified(self, *, right: bool) -> None:
         """A whole blob was hashed; ``right``: it was what its digest says."""
         self._verified[right].inc()
+
+    def compared(self, *, right: int, wrong: int) -> None:
+        """So many pieces of a partial layer were what its table of contents says, and so many were not."""
+        self._compared[True].inc(right)
+        self._compared[False].inc(wrong)
+
+    def toc(self, outcome: str) -> None:
+        """The table of contents of a partial layer is ``used``, ``unavailable``, not what its manifest says (``wrong``), or
+        contradicted by bytes that come again and again (``set-aside``)."""
+        self._tocs[outcome].inc()
 
     def upstream_error(self, upstream: str, kind: str) -> None:
         """An exchange with an upstream failed. ``kind``: the name of the error's class."""

@@ -4,6 +4,8 @@ A thread cannot be cancelled. ``finish`` therefore runs a piece of work to its e
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
@@ -15,10 +17,10 @@ _CLOSING: Final = 30.0
 
 
 class Threads:
-    """A few threads, and the tasks that wait for them. ``count``: threads at most."""
+    """A few threads, and the tasks that wait for them. ``count``: threads at most; ``nice``: how far they stand back."""
 
-    def __init__(self, name: str, count: int) -> None:
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
+    def __init__(self, name: str, count: int, nice: int = 0) -> None:
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_stand_back, initargs=(nice,))
         self._tasks: set[asyncio.Task[object]] = set()
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -57,6 +59,12 @@ class Threads:
         """Wait for what is running, for a while, and take no more."""
         await self.settle()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _stand_back(nice: int) -> None:
+    """Lower this thread's priority; on Linux each thread has its own."""
+    if nice:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 def _hand_over(task: asyncio.Task[T], abandoned: Callable[[T], None]) -> None:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
-from tests.fakes.faults import Chunked, Cut, Encoded, Endless, Garbled, LoginPage, Long, Short, WrongRange
+from tests.fakes.faults import Chunked, Cut, Encoded, Endless, Flipped, Garbled, LoginPage, Long, Short, WrongRange
 
 if TYPE_CHECKING:
     from tests.fakes.upstream import FakeUpstream
@@ -140,11 +140,19 @@ class _Body:
                 hang_up(self._request)
                 return False
             end = at + await self._pace(end - at)
-            piece = data[at:end]
-            await response.write(bytes(b ^ 0xFF for b in piece) if isinstance(self._fault, Garbled) else piece)
+            await response.write(self._spoilt(data[at:end], at))
             self._upstream.ledger.note_sent(self._digest, Span(at, end))
             at = end
         return True
+
+    def _spoilt(self, piece: bytes, start: int) -> bytes:
+        match self._fault:
+            case Garbled():
+                return bytes(b ^ 0xFF for b in piece)
+            case Flipped(at) if start <= at < start + len(piece):
+                return piece[: at - start] + bytes([piece[at - start] ^ 0x10]) + piece[at - start + 1 :]
+            case _:
+                return piece
 
     async def _finish(self, response: web.StreamResponse) -> None:
         if isinstance(self._fault, Long):

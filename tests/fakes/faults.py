@@ -36,6 +36,13 @@ class Garbled:
 
 
 @dataclass(frozen=True)
+class Flipped:
+    """One bit of this byte of the blob is wrong."""
+
+    at: int
+
+
+@dataclass(frozen=True)
 class WrongRange:
     """A 206 says this in its Content-Range."""
 
@@ -61,7 +68,7 @@ class LoginPage:
     html: bytes = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
 
 
-BodyFault = Cut | Short | Long | Endless | Garbled | WrongRange | Encoded | Chunked | LoginPage
+BodyFault = Cut | Short | Long | Endless | Garbled | Flipped | WrongRange | Encoded | Chunked | LoginPage
 
 
 class Gate:

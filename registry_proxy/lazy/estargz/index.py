@@ -38,15 +38,13 @@ def open_index(footer: Footer, size: int, read: Read, digest: Digest | None = No
     return TocIndex("estargz", toc, size, span.start, inflate)
 
 
-def frames(span: Span, member: bytes, digest: Digest, most: int) -> Frames:
-    """What the TOC in ``span`` says about the frames before it; ``digest``: what it must hash to. Raises IndexInvalid.
-
-    ``most``: bytes of it, uncompressed.
-    """
+def frames(start: int, digest: Digest, most: int, member: bytes) -> Frames:
+    """What a TOC says about the frames before ``start``, its own first byte; ``digest``: what it must hash to; ``most``: bytes of it,
+    uncompressed; ``member``: the gzip member that holds it. Raises IndexInvalid."""
     toc = _toc(member, most)
     if not digest.matches(toc):
         raise IndexInvalid("the layer's TOC does not hash to what its manifest says")
-    return frames_of_toc(toc, span.start, inflate)
+    return frames_of_toc(toc, start, inflate)
 
 
 def inflate(member: bytes) -> Iterator[bytes]:

@@ -1,0 +1,299 @@
+"""One blob that no digest has covered yet, compared with the table of contents (TOC) that its manifest names, as its chunks come.
+
+Lifetime:
+
+=========  ==========================================================================================================
+idle       nobody has read a range of it, or its TOC could not be had a moment ago
+loading    the TOC is fetched by an ordinary reader, checked against the manifest, and decoded
+comparing  chunks are due when they land, and all that are here when the TOC comes; one after the other is compared
+over       the blob was verified; or its TOC is not to be believed
+=========  ==========================================================================================================
+
+A chunk with wrong bytes is evicted, and so is what reaches into it from the next one. The same bytes found wrong for the third time are
+believed, since the TOC may be what is wrong: then the digest of the whole blob has the last word (docs/decisions/0008).
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+
+from registry_proxy.errors import RegistryProxyError
+from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.frames import Frames
+from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.plan.coverage import covered
+from registry_proxy.pull.landing import BlobLanding
+from registry_proxy.sources.base import BlobPlace
+from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.tiers.openfiles import StoredChunk
+from registry_proxy.tiers.schema import TocHint
+from registry_proxy.tiers.store import ChunkStore
+
+_log = structlog.get_logger()
+
+T = TypeVar("T")
+
+Read = Callable[[Span], Awaitable[bytes]]
+"""Bytes of the blob, fetched where they are missing. Raises what reading a blob raises."""
+
+_PATIENCE: Final = 10.0
+"""Seconds that a reader waits for a comparison at the most: what is not compared then is served all the same."""
+
+_RETRY: Final = 30.0
+"""Seconds until a TOC that could not be had is asked for again."""
+
+_INSISTS: Final = 3
+"""Times that the same wrong bytes come until they are believed rather than the TOC."""
+
+_REMEMBERED: Final = 4096
+"""Wrong versions of frames that are remembered."""
+
+
+class Bench(Protocol):
+    """What the inspections of all blobs share."""
+
+    store: ChunkStore
+    metrics: Metrics
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do this beside everything else."""
+
+    async def run(self, work: Callable[..., T], /, *args: object) -> T:
+        """Do something that takes a while, in a thread."""
+
+    async def load(self, inspection: "Inspection", read: Read) -> Frames:
+        """Fetch and decode a TOC, and spare its chunks. Raises IndexInvalid (twice, where it is the blob's own), or what reading raises."""
+
+    async def spare(self, inspection: "Inspection", read: Read) -> None:
+        """Spare the chunks of a TOC, if that takes no fetching."""
+
+    def keep(self, inspection: "Inspection", weight: int) -> None:
+        """This one holds so many bytes of frames; those that were loaded longest ago may have to let go of theirs."""
+
+    def doubt(self, inspection: "Inspection") -> None:
+        """What came of this blob was wrong: have it from elsewhere if possible."""
+
+
+class Inspection:
+    """Compares one blob. ``holds``: readers wait for it; ``hint``: where the TOC is said to be; ``evictions``: so far, to compare with."""
+
+    def __init__(self, place: BlobPlace, landing: BlobLanding, hint: TocHint, bench: Bench, *, holds: bool) -> None:
+        self.place = place
+        self.landing = landing
+        self.grid: Grid = landing.grid
+        self.hint = hint
+        self.holds = holds
+        self.over = False
+        self.evictions = 0
+        self._bench = bench
+        self._frames: Frames | None = None
+        self._right = bytearray()  # of each frame
+        self._due: dict[int, None] = {}
+        self._at: int | None = None
+        self._landing: Counter[int] = Counter()
+        self._wanted: Counter[int] = Counter()
+        self._task: asyncio.Task[None] | None = None
+        self._step = asyncio.Event()
+        self._retry_at = 0.0
+        self._evicted: dict[int, int] = {}
+        self._insisted: Counter[tuple[bytes, ...]] = Counter()
+
+    # --- what readers and flights tell and ask -------------------------------------------------------------------------
+
+    def begin(self, read: Read) -> None:
+        """A range of the blob is being read. ``read``: for the TOC."""
+        if self.over or self._frames is not None or self._task is not None:
+            return
+        if asyncio.get_running_loop().time() >= self._retry_at:
+            self._task = self._bench.start(self._run(read))
+
+    @contextlib.contextmanager
+    def landing_of(self, index: int) -> Iterator[None]:
+        """A chunk is being committed: readers may find it before this ends."""
+        self._landing[index] += 1
+        try:
+            yield
+            self._landed(index)
+        finally:
+            self._landing -= Counter((index,))
+
+    def _landed(self, index: int) -> None:
+        frames = self._frames
+        if frames is None:
+            return  # what is here when the TOC comes is due then
+        if self.landing.verified:
+            self._end()
+            return
+        near = frames.spans.near(self.grid.span_of(index))
+        self._right[near.start : near.stop] = bytes(len(near))
+        self._due[index] = None
+        if self._task is None:
+            self._task = self._bench.start(self._run(None))
+
+    def pending(self, index: int) -> bool:
+        """True while something in a chunk is still to be compared."""
+        loading = self._frames is None and self._task is not None
+        return not self.over and (loading or index in self._due or index in self._landing or index == self._at)
+
+    async def settled(self, index: int) -> None:
+        """Wait until all that can be compared in a chunk has been, but not for ever."""
+        if not self.pending(index):
+            return
+        self._wanted[index] += 1
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while self.pending(index):
+                    await self._step.wait()
+        except TimeoutError:
+            _log.warning("chunk.not_compared", digest=str(self.landing.digest), chunk=index, seconds=_PATIENCE)
+        finally:
+            self._wanted -= Counter((index,))
+
+    def wrong_since(self, evictions: int, index: int) -> bool:
+        """True if a chunk was found wrong and evicted after so many evictions."""
+        return self._evicted.get(index, 0) > evictions
+
+    def unload(self) -> None:
+        """Let go of the frames: they are loaded again when somebody reads."""
+        self._frames = None
+        self._right = bytearray()
+        self._due.clear()
+
+    # --- loading -------------------------------------------------------------------------------------------------------
+
+    async def _run(self, read: Read | None) -> None:
+        try:
+            if read is not None:
+                await self._load(read)
+            await self._compare_due()
+        except Exception:  # noqa: BLE001 - a mistake of ours must not hold up readers
+            _log.exception("inspection.broke", digest=str(self.landing.digest))
+            self._end()
+        finally:
+            self._task = None
+            self._tell()
+
+    async def _load(self, read: Read) -> None:
+        try:
+            if self.landing.verified:
+                await self._bench.spare(self, read)
+                self._end()
+                return
+            frames = await self._bench.load(self, read)
+        except IndexInvalid as error:
+            self._set_aside("wrong", str(error))
+        except RegistryProxyError as error:
+            _log.info("toc.unavailable", digest=str(self.landing.digest), error=str(error))
+            self._bench.metrics.toc("unavailable")
+            self._retry_at = asyncio.get_running_loop().time() + _RETRY
+        else:
+            self._bench.metrics.toc("used")
+            self._frames, self._right = frames, bytearray(len(frames))
+            self._due = dict.fromkeys(index for index in range(self.grid.count) if self._has(index))
+            self._bench.keep(self, frames.weight)
+
+    # --- comparing -----------------------------------------------------------------------------------------------------
+
+    async def _compare_due(self) -> None:
+        while self._due and not self.over:
+            if self.landing.verified:
+                self._end()
+                return
+            index = next((index for index in self._wanted if index in self._due), None)
+            index = next(iter(self._due)) if index is None else index
+            del self._due[index]
+            self._at = index
+            try:
+                await self._compare(index)
+            finally:
+                self._at = None
+                self._tell()
+
+    async def _compare(self, index: int) -> None:
+        """Compare every frame that lies partly in this chunk and wholly in chunks that are here."""
+        frames = self._frames
+        if frames is None:
+            return
+        numbers = [one for one in covered(frames.spans, self.grid, index, self._has) if not self._right[one]]
+        touched = {number: self.grid.touched(frames.spans[number]) for number in numbers}
+        with contextlib.ExitStack() as stack:
+            chunks: dict[int, StoredChunk] = {}
+            for one in sorted({one for indexes in touched.values() for one in indexes}):
+                chunk = await self._bench.store.load_chunk(self.landing.digest, self.grid, one)
+                if chunk is None:
+                    return  # when it comes again, this frame is looked at again
+                chunks[one] = stack.enter_context(contextlib.closing(chunk))
+            try:
+                wrong, sums = await self._bench.run(_judge, frames, self.grid, numbers, chunks)
+            except OSError as error:
+                _log.warning("chunk.not_compared", digest=str(self.landing.digest), chunk=index, error=str(error))
+                return
+        if self._frames is not frames:
+            return
+        for number in numbers:
+            if number not in wrong and not any(one in self._due for one in touched[number]):  # landed anew meanwhile
+                self._right[number] = 1
+        self._bench.metrics.compared(right=len(numbers) - len(wrong), wrong=len(wrong))
+        if wrong:
+            await self._condemn([(touched[number], sums) for number in wrong])
+
+    async def _condemn(self, found: Collection[tuple[range, Mapping[int, bytes]]]) -> None:
+        """Evict the chunks of wrong frames; or believe them, if they come again and again."""
+        for indexes, sums in found:
+            version = tuple(sums[index] for index in indexes)
+            self._insisted[version] += 1
+            if self._insisted[version] >= _INSISTS:
+                self._set_aside("set-aside", "the same bytes came again and again")
+                return
+        if len(self._insisted) > _REMEMBERED:
+            self._insisted.clear()
+        chunks = sorted({index for indexes, _ in found for index in indexes})
+        if await self.evict(chunks):
+            _log.error("chunk.wrong", digest=str(self.landing.digest), chunks=chunks, frames=len(found))
+
+    async def evict(self, indexes: Iterable[int]) -> bool:
+        """Drop chunks that were found wrong; False if the blob has been verified meanwhile, which counts for more."""
+        indexes = list(indexes)
+        if not await self.landing.drop_chunks(indexes):
+            return False
+        self.evictions += 1
+        self._evicted.update(dict.fromkeys(indexes, self.evictions))
+        self._bench.doubt(self)
+        return True
+
+    # --- states --------------------------------------------------------------------------------------------------------
+
+    def _has(self, index: int) -> bool:
+        return self._bench.store.has(self.landing.digest, index)
+
+    def _set_aside(self, outcome: str, why: str) -> None:
+        _log.error("toc.not_believed", digest=str(self.landing.digest), repository=self.place.repository, error=why)
+        self._bench.metrics.toc(outcome)
+        self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        self.unload()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake whoever waits, to look again."""
+        self._step.set()
+        self._step = asyncio.Event()
+
+
+def _judge(
+    frames: Frames, grid: Grid, numbers: Iterable[int], chunks: Mapping[int, StoredChunk]
+) -> tuple[frozenset[int], dict[int, bytes]]:
+    """The numbers of the wrong frames, and the sha-256 of the chunks; raises OSError. Takes a while: call it in a thread."""
+    data = {index: chunk.read(0, chunk.length) for index, chunk in chunks.items()}
+    wrong = set()
+    for number in numbers:
+        parts = [data[piece.index][piece.start : piece.stop] for piece in grid.slices(frames.spans[number])]
+        if not frames.is_right(number, parts[0] if len(parts) == 1 else b"".join(parts)):
+            wrong.add(number)
+    return frozenset(wrong), {index: chunk.sha256 for index, chunk in chunks.items()} if wrong else {}
