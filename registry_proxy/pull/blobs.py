@@ -102,7 +102,7 @@ class OpenBlob:
 
     def fetch_here(self) -> None:
         """Have what is missing fetched from this repository from now on: somebody has just been let in here."""
-        self._flights.place = self.place
+        self.flights.place = self.place
 
     def hit(self, span: Span) -> Piece | None:
         """The span as one piece, if it lies in one chunk that is here now; the caller closes the chunk. Never waits."""
