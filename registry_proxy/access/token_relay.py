@@ -82,7 +82,8 @@ class TokenRelay:
             raise NoVerdict(str(busy), busy.retry_after) from busy
         except Trouble as trouble:
             raise NoVerdict(str(trouble)) from trouble
-        self._verdicts.ends(f"Bearer {given.token}", given.expires_in or _UNSAID_LIFE)
+        life = _UNSAID_LIFE if given.expires_in is None else given.expires_in
+        self._verdicts.ends(f"Bearer {given.token}", life)
         return msgspec.json.encode(given)
 
     async def _relayed(self, authorization: str | None, query: str) -> _Given:

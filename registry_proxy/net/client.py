@@ -44,13 +44,16 @@ class AddressRefused(OSError):
 @dataclass(frozen=True)
 class _Trust:
     """How far a host is trusted. ``host``: the upstream's own host, which may be anywhere; None for what an upstream names,
-    which may be at a private address only if ``private``."""
+    which may be at a private address only if ``private``. ``clear``: what a client showed goes there without encryption."""
 
     host: str | None
     private: bool = False
+    clear: bool = False
 
     def check(self, found: Reach | None) -> None:
         """Raise AddressRefused if an address of this reach must not be met."""
+        if self.clear and found is Reach.PUBLIC:
+            raise AddressRefused("passwords and tokens go to no public address without https")
         if self.host is not None:
             if found is Reach.FORBIDDEN and literal_reach(self.host) is not Reach.FORBIDDEN:
                 raise AddressRefused(f"{self.host} must not resolve to a {found.value} address")
@@ -105,7 +108,7 @@ class Client:
         must not be met, or no HTTP).
         """
         origin = Origin.of(url)
-        trust = self._trust(origin, by, patterns)
+        trust = self._trust(origin, by, patterns, clear=self._shows_in_clear(origin, headers))
         started = time.monotonic()
         way, response = await self._first(trust, origin, method, url, headers, form)
         try:
@@ -180,11 +183,15 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise UpstreamUnreachable(f"{origin}: {str(error) or type(error).__name__}") from error
 
-    def _trust(self, origin: Origin, by: Origin, patterns: tuple[str, ...]) -> _Trust:
+    def _shows_in_clear(self, origin: Origin, headers: Mapping[str, str] | None) -> bool:
+        theirs = self._settings.access == "pass-through" and headers is not None and "Authorization" in headers
+        return theirs and origin.scheme == "http"
+
+    def _trust(self, origin: Origin, by: Origin, patterns: tuple[str, ...], *, clear: bool = False) -> _Trust:
         if origin.host in self._hosts:
-            return _Trust(origin.host)
+            return _Trust(origin.host, clear=clear)
         private = self._met.get(by.host) == {Reach.PRIVATE}  # an answer of DNS that changes makes no upstream private
-        trust = _Trust(None, private or matches(origin.host, patterns))
+        trust = _Trust(None, private or matches(origin.host, patterns), clear)
         try:
             trust.check(literal_reach(origin.host))
         except AddressRefused as error:

@@ -15,6 +15,8 @@ def challenge(upstream: "FakeUpstream", request: web.Request, repository: str) -
     given = request.headers.get("Authorization", "")
     if upstream.auth is None or (upstream.auth == "basic" and given == upstream.basic):
         return None
+    if upstream.auth == "basic" and upstream.is_stranger(given):
+        return error(403, "DENIED") if repository else None
     scope = f"repository:{repository}:pull" if repository else ""
     if upstream.auth == "bearer" and upstream.tokens.get(given.removeprefix("Bearer ")) == scope:
         return None
@@ -33,13 +35,16 @@ async def token(upstream: "FakeUpstream", request: web.Request) -> web.Response:
         scope = str(form.get("scope", ""))
     else:
         given = request.headers.get("Authorization")
-        allowed = given == upstream.basic or (given is None and upstream.public_pull)
-        scope = request.query.get("scope", "")
+        stranger = upstream.is_stranger(given)
+        allowed = given == upstream.basic or stranger or (given is None and upstream.public_pull)
+        scope = request.query.get("scope", "") if not stranger else "nothing"
     if not allowed:
         return error(401, "UNAUTHORIZED")
     token = secrets.token_hex(8)
     upstream.tokens[token] = scope
     fields = {"token": token} if request.method == "GET" else {"access_token": token}
+    if "offline_token" in request.query:
+        fields["refresh_token"] = "for-long"
     return web.json_response(fields | ({"expires_in": upstream.expires_in} if upstream.expires_in is not None else {}))
 
 

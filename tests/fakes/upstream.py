@@ -69,6 +69,7 @@ class FakeUpstream:
     ``multi_range``: parts, whole (200), or a status. ``head_length``: HEAD of a blob tells its size. ``head_blob``: HEAD of a blob
     is allowed at all. ``etag``: of every blob (None: its digest). ``rate_limit``: Docker Hub's headers, (limit, remaining).
     ``realm``: what the Bearer challenge names instead of the token server. ``public_pull``: tokens are given to anybody.
+    ``strangers``: names and passwords of those who may log in, and read nothing.
     """
 
     ranges: bool = True
@@ -86,6 +87,7 @@ class FakeUpstream:
     password: str = "s3cret"
     identity_token: str | None = None
     public_pull: bool = True
+    strangers: Mapping[str, str] = field(default_factory=dict)
     realm: str | None = None
     expires_in: int | None = 300
     gate: Gate | None = None
@@ -341,7 +343,15 @@ class FakeUpstream:
     @property
     def basic(self) -> str:
         """The Authorization value of the right name and password."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+        return _basic(self.username, self.password)
+
+    def is_stranger(self, authorization: str | None) -> bool:
+        """True for the name and password of somebody who may read nothing."""
+        return authorization in {_basic(*each) for each in self.strangers.items()}
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 def _kind(path: str) -> str:

@@ -141,3 +141,19 @@ async def test_listed_hosts_only() -> None:
             upstream.fail("tags", 302, headers={"Location": "http://elsewhere.invalid/x"})
             with pytest.raises(UpstreamBroken, match="redirect_hosts"):
                 await tags(client)
+
+
+async def test_what_clients_show_goes_to_no_public_address_in_clear(names: Names) -> None:
+    """A pass-through upstream at a public address is shown no Authorization without https; one at a private address is."""
+    names({"registry.invalid": ["192.0.33.8"]})
+    shown = {"Authorization": "Bearer secret"}
+    async with Client(Upstream((PUBLIC,), access="pass-through")) as client:
+        with pytest.raises(UpstreamBroken, match="without https"):
+            async with client.send("GET", f"{PUBLIC}/v2/", shown, by=Origin.of(PUBLIC)):
+                pass
+    async with (
+        FakeUpstream() as upstream,
+        Client(settings_for(upstream, access="pass-through")) as client,
+        client.send("GET", f"{upstream.url}/v2/", shown, by=Origin.of(upstream.url)) as response,
+    ):
+        assert response.status == 200
