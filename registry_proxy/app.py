@@ -145,6 +145,7 @@ async def assemble(
         }
         passed = passing(their, clients, config.policy)
         registries = {name: Registry(client) for name, client in clients.items()}
+        records.asked_as = lambda upstream, repository: registries[upstream].asked_as(repository)
         source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
         closed = any(upstream.private for upstream in config.upstreams.values())
         proofs = Proofs(registries, records, config.policy, closed=closed)

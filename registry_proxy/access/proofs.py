@@ -13,7 +13,7 @@ from registry_proxy.oci.names import SourceHost
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.sources.registry import Registry
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import Fact, Public, digest_key
+from registry_proxy.tiers.schema import Fact, Public
 
 
 class Proofs:
@@ -38,7 +38,7 @@ class Proofs:
 
     async def admit(self, place: BlobPlace, *, certain: bool) -> tuple[int, bool]:
         """The blob's size, and whether that is a fact; see ``pull.blobs.Doorkeeper``. Raises BlobUnknown, Denied, Trouble."""
-        key = digest_key(place.upstream, place.repository, place.digest)
+        key = self._records.digest_key(place.upstream, place.repository, place.digest)
         fact = await self._records.facts.get(key)
         if fact is not None:
             return fact.size, True
@@ -74,13 +74,15 @@ class Proofs:
 
     async def proved(self, place: BlobPlace, size: int) -> None:
         """The repository itself has said that it has this blob."""
-        await self._records.facts.put(digest_key(place.upstream, place.repository, place.digest), Fact(size))
+        await self._records.facts.put(
+            self._records.digest_key(place.upstream, place.repository, place.digest), Fact(size)
+        )
         if self._anonymous(place):
             await self._records.public.put(str(place.digest), Public(size))
 
     async def contested(self, place: BlobPlace) -> None:
         """The size that was proved, or claimed, is not the one that the repository sends."""
-        key = digest_key(place.upstream, place.repository, place.digest)
+        key = self._records.digest_key(place.upstream, place.repository, place.digest)
         await self._records.facts.delete(key)
         await self._records.hints.delete(key)
         await self._records.public.delete(str(place.digest))

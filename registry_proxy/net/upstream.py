@@ -135,6 +135,14 @@ class UpstreamClient:
         """The authorization scheme that the upstream has asked for so far, or None."""
         return next(filter(None, (self._auth.scheme(Origin.of(url)) for url in self.settings.urls)), None)
 
+    def asked_as(self, repository: Repository) -> str:
+        """As whom we ask about this repository: empty for anybody, else the mode and the account, with what is in no host's name at the end."""
+        settings = self.settings
+        account = settings.account if self._auth.uses_account(repository) else None
+        if account is None:
+            return f"{settings.access}!" if settings.guarded else ""
+        return f"{settings.access}:{account.username}!"
+
     def anonymous(self, repository: Repository) -> bool:
         """True if everybody may read this repository as we do: without an account, and no guard before it."""
         return not (self.settings.guarded or self._auth.uses_account(repository))

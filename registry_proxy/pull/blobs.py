@@ -28,7 +28,7 @@ from registry_proxy.pull.reader import Reader, own_bytes
 from registry_proxy.sources.base import BlobPlace, Source
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import TocHint, digest_key
+from registry_proxy.tiers.schema import TocHint
 from registry_proxy.tiers.stack import NO_TIERS, Stack, TierBlob
 from registry_proxy.tiers.store import ChunkStore
 
@@ -248,7 +248,7 @@ class Blobs:
     async def _blob_flights(self, place: BlobPlace, size: int) -> BlobFlights:
         """The flights of a blob; keyed by size too, so that a manifest that lies about it harms only its own readers."""
         verified = await self._records.verified.get(str(place.digest))
-        key = digest_key(place.upstream, place.repository, place.digest)
+        key = self._records.digest_key(place.upstream, place.repository, place.digest)
         hint = await self._records.tocs.get(key) if not self._inspections.off else None
         flights = self._flights.get((place.digest, size))
         if flights is None:

@@ -11,7 +11,7 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import Hint, Sibling, Siblings, TocHint, digest_key
+from registry_proxy.tiers.schema import Hint, Sibling, Siblings, TocHint
 
 
 class Hints:
@@ -26,13 +26,13 @@ class Hints:
         config = blobs[:1] if manifest.config else ()
         siblings = Siblings(tuple(Sibling(str(blob.digest), blob.size) for blob in blobs if blob not in config))
         for blob in blobs:
-            key = digest_key(upstream, repository, blob.digest)
+            key = self._records.digest_key(upstream, repository, blob.digest)
             if self._records.hints.peek(key) != Hint(blob.size):
                 await self._records.hints.put(key, Hint(blob.size))
                 await self._records.add_place(blob.digest, upstream, repository)
             await self._records.siblings.put(key, siblings)
         for digest, toc in _tocs(manifest):
-            await self._records.tocs.put(digest_key(upstream, repository, digest), toc)
+            await self._records.tocs.put(self._records.digest_key(upstream, repository, digest), toc)
 
     async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:
         """The repositories where a digest was named or found, the newest first."""
@@ -43,7 +43,9 @@ class Hints:
 
     async def siblings(self, place: BlobPlace) -> tuple[HintedBlob, ...]:
         """The other layers of the newest image that named this blob, smallest first."""
-        named = await self._records.siblings.get(digest_key(place.upstream, place.repository, place.digest))
+        named = await self._records.siblings.get(
+            self._records.digest_key(place.upstream, place.repository, place.digest)
+        )
         if named is None:
             return ()
         blobs = (HintedBlob(Digest.parse(layer.digest), layer.size) for layer in named.layers)

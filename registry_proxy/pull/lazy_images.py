@@ -29,7 +29,7 @@ from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.manifests import ServedManifest
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import Fact, ManifestRecord, digest_key
+from registry_proxy.tiers.schema import Fact, ManifestRecord
 from registry_proxy.tiers.shelf import MadeLayer, Shelf
 
 _IMAGES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
@@ -266,7 +266,7 @@ class LazyImages:
         digest = Digest.of(body)
         record = ManifestRecord(body=body, media_type=media_type, digest=str(digest))
         await self._records.manifests.put(str(digest), record)
-        await self._records.facts.put(digest_key(home.upstream, home.repository, digest), Fact(len(body)))
+        await self._records.facts.put(self._records.digest_key(home.upstream, home.repository, digest), Fact(len(body)))
 
 
 def _is_for(kind: Kind, layer: Descriptor, terms: Terms) -> bool:

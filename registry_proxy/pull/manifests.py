@@ -22,7 +22,7 @@ from registry_proxy.plan.freshness import Freshness, freshness
 from registry_proxy.pull.hints import Hints
 from registry_proxy.sources.registry import FetchedManifest, Registry
 from registry_proxy.tiers.records import Records
-from registry_proxy.tiers.schema import Fact, ManifestRecord, TagRecord, digest_key, tag_key
+from registry_proxy.tiers.schema import Fact, ManifestRecord, TagRecord
 
 _log = structlog.get_logger()
 
@@ -79,10 +79,10 @@ class Manifests:
     def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
         """The manifest, if it is in memory and nobody has to be asked for it."""
         if isinstance(reference, Digest):
-            if self._records.facts.peek(digest_key(upstream, repository, reference)) is None:
+            if self._records.facts.peek(self._records.digest_key(upstream, repository, reference)) is None:
                 return None
             return self._kept(reference)
-        record = self._records.tags.peek(tag_key(upstream, repository, reference))
+        record = self._records.tags.peek(self._records.tag_key(upstream, repository, reference))
         if record is None or self._policy.offline:
             return None
         if freshness(record.checked_at, self._clock(), self._fresh_for(upstream)) is not Freshness.FRESH:
@@ -97,7 +97,7 @@ class Manifests:
         """Seconds in which what has just been answered may be answered again without asking here."""
         if isinstance(reference, Digest):
             return math.inf
-        record = self._records.tags.peek(tag_key(upstream, repository, reference))
+        record = self._records.tags.peek(self._records.tag_key(upstream, repository, reference))
         age = 0.0 if record is None else self._clock() - record.checked_at
         return 0.0 if record is None or age < 0 else max(0.0, self._fresh_for(upstream) - age)
 
@@ -110,7 +110,7 @@ class Manifests:
     # --- by digest ---------------------------------------------------------------------------------------------------
 
     async def _by_digest(self, upstream: SourceHost, repository: Repository, digest: Digest) -> ServedManifest:
-        if await self._records.facts.get(digest_key(upstream, repository, digest)) is not None:
+        if await self._records.facts.get(self._records.digest_key(upstream, repository, digest)) is not None:
             stored = await self._stored(digest)
             if stored is not None:
                 return stored
@@ -135,7 +135,9 @@ class Manifests:
         manifest = content.parse_manifest(fetched.body)
         record = ManifestRecord(body=fetched.body, media_type=fetched.media_type, digest=str(fetched.digest))
         await self._records.manifests.put(str(fetched.digest), record)
-        await self._records.facts.put(digest_key(upstream, repository, fetched.digest), Fact(size=len(fetched.body)))
+        await self._records.facts.put(
+            self._records.digest_key(upstream, repository, fetched.digest), Fact(size=len(fetched.body))
+        )
         await self._hints.note(upstream, repository, manifest)
 
     # --- by tag ------------------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ class Manifests:
         self, upstream: SourceHost, repository: Repository, tag: Tag, *, no_cache: bool
     ) -> ServedManifest:
         key = (upstream, repository, str(tag))
-        record = await self._records.tags.get(tag_key(upstream, repository, tag))
+        record = await self._records.tags.get(self._records.tag_key(upstream, repository, tag))
         old = await self._stored(Digest.parse(record.digest)) if record is not None else None
         if record is None or old is None:
             self._not_missing(key)
@@ -195,14 +197,14 @@ class Manifests:
             self._missing[upstream, repository, str(tag)] = self._clock()
             while len(self._missing) > _MISSES:
                 self._missing.popitem(last=False)
-            await self._records.tags.delete(tag_key(upstream, repository, tag))
+            await self._records.tags.delete(self._records.tag_key(upstream, repository, tag))
             raise
 
     async def _move_tag(
         self, upstream: SourceHost, repository: Repository, tag: Tag, digest: Digest, media_type: str
     ) -> None:
         record = TagRecord(digest=str(digest), media_type=media_type, checked_at=self._clock())
-        await self._records.tags.put(tag_key(upstream, repository, tag), record)
+        await self._records.tags.put(self._records.tag_key(upstream, repository, tag), record)
 
     async def _stale(self, old: ServedManifest, why: str) -> ServedManifest:
         _log.warning("manifest.stale", digest=str(old.digest), why=why)

@@ -89,6 +89,10 @@ class Registry:
         """What the upstream said last about how many pulls are left."""
         return self._client.rate_limit
 
+    def asked_as(self, repository: Repository) -> str:
+        """As whom the upstream is asked about this repository: empty for anybody, else the mode and the account."""
+        return self._client.asked_as(repository)
+
     def anonymous(self, repository: Repository) -> bool:
         """True if what the upstream says about this repository it says to anybody, and we do."""
         return self._client.anonymous(repository)

@@ -27,6 +27,8 @@ from registry_proxy.tiers.schema import (
     TagRecord,
     TocHint,
     VerifiedBlob,
+    digest_key,
+    tag_key,
 )
 from registry_proxy.tiers.table import Table
 
@@ -47,14 +49,18 @@ _SWEEP_EVERY: Final = 3600.0
 
 
 class Records:
-    """The tables. Keys are made by ``tag_key`` and ``digest_key`` of the schema, or are a digest's or a host's text.
+    """The tables. Keys are made by ``tag_key`` and ``digest_key``, or are a digest's or a host's text.
 
     ``tags`` (tag_key), ``manifests`` (digest), ``facts`` (digest_key), ``places`` (digest), ``hints``
     (digest_key), ``tocs`` (digest_key), ``siblings`` (digest_key), ``verified`` (digest), ``public`` (digest), ``accounts`` (page).
+
+    ``asked_as``: as whom an upstream is asked about a repository, empty for anybody. What it has told an account, or us for readers of a
+    guarded upstream, is not found any more once it is asked otherwise: who opens an upstream does not open what the store has of it.
     """
 
     def __init__(self, backing: "Database", clock: Callable[[], float]) -> None:
         self._backing = backing
+        self.asked_as: Callable[[SourceHost, Repository], str] = lambda _upstream, _repository: ""
         self.tags = Table("tag", TagRecord, backing, clock)
         self.manifests = Table("manifest", ManifestRecord, backing, clock, _BIG)
         self.facts = Table("fact", Fact, backing, clock)
@@ -90,6 +96,14 @@ class Records:
         while True:
             await self.sweep()
             await asyncio.sleep(_SWEEP_EVERY)
+
+    def tag_key(self, upstream: SourceHost, repository: Repository, tag: str) -> str:
+        """The key of a tag, as the upstream is asked now."""
+        return tag_key(upstream, repository, tag, self.asked_as(upstream, repository))
+
+    def digest_key(self, upstream: SourceHost, repository: Repository, digest: Digest) -> str:
+        """The key of a digest in a repository, as the upstream is asked now."""
+        return digest_key(upstream, repository, digest, self.asked_as(upstream, repository))
 
     async def add_place(self, digest: Digest, upstream: SourceHost, repository: Repository) -> None:
         """Note that a digest is a fact in this repository; the newest sixteen are kept."""

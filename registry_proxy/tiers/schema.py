@@ -111,11 +111,11 @@ class AccountPage(msgspec.Struct, frozen=True):
     groups: tuple[GroupAccount, ...] = ()
 
 
-def tag_key(upstream: SourceHost, repository: Repository, tag: str) -> str:
-    """The key of a tag."""
-    return f"{upstream}/{repository}:{tag}"
+def tag_key(upstream: SourceHost, repository: Repository, tag: str, asked_as: str = "") -> str:
+    """The key of a tag. ``asked_as``: what is said to one is not what would be said to another."""
+    return f"{asked_as}{upstream}/{repository}:{tag}"
 
 
-def digest_key(upstream: SourceHost, repository: Repository, digest: Digest) -> str:
-    """The key of a digest in a repository."""
-    return f"{upstream}/{repository}@{digest}"
+def digest_key(upstream: SourceHost, repository: Repository, digest: Digest, asked_as: str = "") -> str:
+    """The key of a digest in a repository. ``asked_as``: as for tags."""
+    return f"{asked_as}{upstream}/{repository}@{digest}"

@@ -160,6 +160,42 @@ async def test_what_was_open_is_closed(bench: Benches, upstream: FakeUpstream, s
         assert await statuses(wire, paths(manifest, layer), login("alice")) == {200}
 
 
+@pytest.mark.parametrize("more", [{}, {"networks": ("127.0.0.0/8",)}], ids=["open", "open to networks"])
+@pytest.mark.parametrize("before", ["local", "open"])
+async def test_what_was_closed_is_not_opened_by_the_store(
+    bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object], before: str, more: dict[str, object]
+) -> None:
+    """What only the proxy's account could learn is for nobody once that account is gone: the upstream is asked as everybody would be."""
+    if before == "open":
+        settings |= {"access": "open", "readers": {}}
+    async with bench(**settings) as one, one.wire() as wire:
+        assert await statuses(wire, paths(*private), login("alice")) == {200}
+        assert (await wire.ask(f"/v2/private/app/blobs/{private[1]}?ns={HOST}", login("alice"))).body == LAYER
+    async with bench(listen=True, **more) as one, one.wire() as wire:
+        for who in ((), (login("alice"),)):
+            assert await statuses(wire, paths(*private), *who) <= {401, 403, 404}
+            assert (await wire.ask(f"/v2/x/blobs/{private[1]}", *who)).status in {403, 404}
+    async with bench(**settings) as one, one.wire() as wire:
+        asked = len(one.upstream.requests)
+        assert (await wire.ask(f"/v2/private/app/blobs/{private[1]}?ns={HOST}", login("alice"))).body == LAYER
+        assert len(one.upstream.requests) == asked
+
+
+async def test_a_claim_opens_nothing_that_was_private(
+    bench: Benches, upstream: FakeUpstream, private: tuple[Digest, Digest], settings: dict[str, object]
+) -> None:
+    """With no private upstream left, a public manifest that names a blob of the store is still no proof that its repository has it."""
+    async with bench(**settings) as one, one.wire() as wire:
+        assert (await wire.ask(f"/v2/private/app/blobs/{private[1]}?ns={HOST}", login("alice"))).body == LAYER
+    upstream.auth = None
+    upstream.add_image(layers=[LAYER], tag="v1", repository="open/thief")
+    upstream.remove(private[1], repository="open/thief")
+    async with bench(listen=True) as one, one.wire() as wire:
+        assert (await wire.ask(f"/v2/open/thief/manifests/v1?ns={HOST}")).status == 200
+        for headers in ((), ("Range: bytes=5-9",)):
+            assert (await wire.ask(f"/v2/open/thief/blobs/{private[1]}?ns={HOST}", *headers)).status == 404
+
+
 class From(Wire):
     """A connection from another address of this machine."""
 
