@@ -41,8 +41,10 @@ def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Se
 
 
 def _show(url: str, figures: Mapping[str, object]) -> None:
-    """Tiers and sources as tables of their own, one line each; the others as one long table."""
+    """Tiers and sources as tables of their own, one line each; the others as one long table, without what ``lazy status`` shows."""
     others = {name: value for name, value in figures.items() if name not in _PLACES}
+    if isinstance(lazy := others.get("lazy"), Mapping):
+        others["lazy"] = {name: value for name, value in lazy.items() if name != "jobs"}
     for kind in _PLACES:
         places = [one for one in _listed(figures.get(kind)) if "name" in one]
         others[kind] = {str(one["name"]): {key: one[key] for key in one if key not in _COLUMNS} for one in places}

@@ -52,6 +52,17 @@ def test_tiers_and_sources_are_tables(fake: FakeInstance, server: str, capsys: p
     assert ["tiers.cvmfs:/images.path", "│", "/images"] in lines
 
 
+def test_jobs_are_left_to_their_own_verb(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conversions, of which there may be hundreds, are summed up; `lazy status` lists them."""
+    lazy = {"jobs": [{"id": "estargz-1", "state": "running"}], "states": {"running": 1}, "layers": 7}
+    fake.put("/stats", Canned(json.dumps({"lazy": lazy}).encode()))
+    assert main.run(["stats", "--server", server]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["lazy.layers", "│", "7"] in lines
+    assert ["lazy.states.running", "│", "1"] in lines
+    assert not any("estargz-1" in line for line in lines)
+
+
 def test_rows() -> None:
     """Every kind of figure has a text."""
     found = dict(rows({**FIGURES, "errors": [], "hosts": ["a", "b"], "seconds": 0.12345, "share": 2 / 3}))
