@@ -12,23 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import App, Parameter
 
 from registry_proxy.cli.cached import CachedLayer, Share, cached_layer
-from registry_proxy.cli.http import Instance, InstanceRefused
+from registry_proxy.cli.http import Instance
 from registry_proxy.cli.making import cancel, convert, status
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
 from registry_proxy.cli.output import print_json
 from registry_proxy.cli.platforms import Wanted
+from registry_proxy.cli.remote import RemoteImage, indexed
 from registry_proxy.cli.warm import through_instance
-from registry_proxy.cli.warming import NothingForPlatform, image_path, manifests_of
-from registry_proxy.errors import RegistryProxyError
-from registry_proxy.oci.content import Descriptor
-from registry_proxy.oci.digest import Digest
-from registry_proxy.oci.names import ImageName
-from registry_proxy.plan.chunks import Span
 
 if TYPE_CHECKING:  # the formats are imported when a verb runs
     from registry_proxy.lazy.files import LayerIndex
     from registry_proxy.lazy.image import Place
-    from registry_proxy.lazy.ztoc.ztoc import Ztoc
 
 Image = Annotated[str, Parameter(name="IMAGE", help="Image name: HOST/REPOSITORY[:TAG][@DIGEST].")]
 PlatformName = Annotated[
@@ -46,10 +40,6 @@ for verb in (convert, status, cancel):
 _BLOCK: Final = 1 << 20
 
 
-class LayerUnreadable(RegistryProxyError):
-    """A layer cannot be looked into; the text says which one and why."""
-
-
 @lazy.command
 def ls(
     image: Image,
@@ -65,7 +55,7 @@ def ls(
     """List an image's files: size, kind, layer, the layer's format, how much of it is cached, path.
 
     Of eStargz and zstd:chunked layers only the table of contents is fetched. An ordinary gzip layer has none: its zTOC is taken
-    from --ztocs, else made on the spot, for which the whole layer is fetched.
+    from --ztocs, else from the instance (see `lazy convert --format soci`), else made on the spot, for which the whole layer is fetched.
 
     Cached (all, part, none) is what the store of the configuration had before that; a question mark, if the store cannot be read
     here or --server names an instance without the --store or --config that it has.
@@ -76,10 +66,11 @@ def ls(
     store = config.store.path if server is None or setup.store or setup.config else None
 
     def work(instance: Instance) -> "list[tuple[LayerIndex, CachedLayer | None]]":
-        remote = _Remote(instance, name, ztocs)
-        layers = _descriptors(remote, wanted)
-        cached = [cached_layer(store, layer) if store else None for layer in layers]  # before anything is fetched
-        return [(remote.open(layer).index, here) for layer, here in zip(layers, cached, strict=True)]
+        remote = RemoteImage.find(instance, name, wanted, ztocs)
+        cached = [
+            cached_layer(store, layer) if store else None for layer in remote.layers
+        ]  # before anything is fetched
+        return [(remote.open(layer).index, here) for layer, here in zip(remote.layers, cached, strict=True)]
 
     found = asyncio.run(through_instance(config, server, work, ca))
     rows = [_row(path, place, *found[place.layer]) for path, place in sorted(merged(x for x, _ in found).items())]
@@ -105,7 +96,7 @@ def cat(
 ) -> None:
     """Write a file of an image to standard output; only the parts of the layer that hold it are fetched, and checked.
 
-    Of an ordinary gzip layer whose zTOC is not in --ztocs the whole is fetched once, to make it.
+    Of an ordinary gzip layer whose zTOC is neither in --ztocs nor at the instance the whole is fetched once, to make it.
     """
     from registry_proxy.lazy.files import regular_file
     from registry_proxy.lazy.image import find, merged
@@ -113,7 +104,8 @@ def cat(
     name, wanted = image_name(image), _wanted(platform)
 
     def work(instance: Instance) -> None:
-        layers = _layers(_Remote(instance, name, ztocs), wanted)
+        remote = RemoteImage.find(instance, name, wanted, ztocs)
+        layers = [remote.open(layer) for layer in remote.layers]
         place = find(merged(layer.index for layer in layers), path)
         layer = layers[place.layer]
         for piece in layer.index.content(regular_file(layer.index, place.file.path), layer.read):
@@ -134,7 +126,7 @@ def index(
     from registry_proxy.lazy.ztoc.ztoc import encode
 
     with layer.open("rb") as source:
-        digest, ztoc = _indexed(lambda receive: _pour(source.read, receive))
+        digest, ztoc = indexed(lambda receive: _pour(source.read, receive))
     path = to / f"{digest.hex}.ztoc"
     _write(path, encode(ztoc))
     print(path)
@@ -162,93 +154,8 @@ def _state(row: _Row) -> str:
     return row.cached or ("?" if row.kind in ("reg", "hardlink") else "-")
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    index: "LayerIndex"
-    read: Callable[[Span], bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    """An image behind an instance, and where zTOCs for it may lie."""
-
-    instance: Instance
-    image: ImageName
-    ztocs: Path | None
-
-    def read(self, descriptor: Descriptor, span: Span) -> bytes:
-        """Bytes of a layer, by a ranged request."""
-        if not len(span):
-            return b""
-        wanted = {"Range": f"bytes={span.start}-{span.stop - 1}"}
-        return self.instance.get(image_path(self.image, "blobs", descriptor.digest), wanted, len(span))
-
-    def open(self, descriptor: Descriptor) -> _Layer:
-        """A layer and its index; raises LayerUnreadable."""
-        from registry_proxy.lazy.failures import IndexInvalid, LayerRefused
-        from registry_proxy.lazy.layers import own_index
-
-        def read(span: Span) -> bytes:
-            return self.read(descriptor, span)
-
-        try:
-            own = own_index(descriptor.size, descriptor.annotations, read)
-            return _Layer(own or self._made(descriptor), read)
-        except (IndexInvalid, LayerRefused) as error:
-            raise LayerUnreadable(f"layer {descriptor.digest}: {error}") from error
-
-    def _made(self, descriptor: Descriptor) -> "LayerIndex":
-        from registry_proxy.lazy.ztoc.index import ZtocIndex
-        from registry_proxy.lazy.ztoc.ztoc import parse
-
-        digest = Digest.parse(descriptor.digest)
-        stored = self.ztocs / f"{digest.hex}.ztoc" if self.ztocs else None
-        if stored is not None and stored.is_file():
-            found = ZtocIndex(parse(stored.read_bytes()))
-            if found.size != descriptor.size:
-                raise LayerUnreadable(f"{stored} is the zTOC of another layer")
-            return found
-        path = image_path(self.image, "blobs", descriptor.digest)
-        came, ztoc = _indexed(lambda receive: self.instance.drain(path, {}, receive, descriptor.size), digest)
-        if came != digest:
-            raise LayerUnreadable(f"layer {digest} came with other contents")
-        return ZtocIndex(ztoc)
-
-
 def _wanted(platform: str | None) -> Wanted:
     return Wanted.parse(platform) if platform else Wanted.here()
-
-
-def _layers(remote: _Remote, wanted: Wanted) -> list[_Layer]:
-    return [remote.open(descriptor) for descriptor in _descriptors(remote, wanted)]
-
-
-def _descriptors(remote: _Remote, wanted: Wanted) -> tuple[Descriptor, ...]:
-    """The layers of the image for this platform, from the lowest to the highest."""
-    for _, manifest in manifests_of(remote.instance, remote.image, [wanted]):
-        if not manifest.is_index:
-            if manifest.config is None:
-                raise InstanceRefused(f"{remote.image} is not an image")
-            return manifest.layers
-    raise NothingForPlatform(f"{remote.image} has nothing for the platform asked for (see --platform)")
-
-
-def _indexed(
-    source: Callable[[Callable[[bytes], object]], object], like: Digest | None = None
-) -> "tuple[Digest, Ztoc]":
-    """The digest and zTOC of the layer that ``source`` pours out; the digest is of ``like``'s algorithm."""
-    from registry_proxy.lazy.ztoc.builder import ZtocBuilder
-
-    algorithm = like.algorithm if like else "sha256"
-    running = Digest.of(b"", algorithm).hasher()
-    with ZtocBuilder() as builder:
-
-        def receive(block: bytes) -> None:
-            running.update(block)
-            builder.feed(block)
-
-        source(receive)
-        return Digest(algorithm, running.hexdigest()), builder.finish()
 
 
 def _pour(read: Callable[[int], bytes], receive: Callable[[bytes], object]) -> None:

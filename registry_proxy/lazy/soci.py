@@ -27,7 +27,7 @@ EMPTY: Final = b"{}"
 
 INDEX_DIGEST: Final = "com.amazon.soci.index-digest"
 _IMAGE_DIGEST: Final = "com.amazon.soci.image-manifest-digest"
-_LAYER_DIGEST: Final = "com.amazon.soci.image-layer-digest"
+LAYER_DIGEST: Final = "com.amazon.soci.image-layer-digest"
 _LAYER_TYPE: Final = "com.amazon.soci.image-layer-mediaType"
 _SPAN_SIZE: Final = "com.amazon.soci.span-size"
 _BUILD_TOOL: Final = "com.amazon.soci.build-tool-identifier"
@@ -211,7 +211,7 @@ def _index(
 
 
 def _ztoc(layer: GoDescriptor, ztoc: ZtocOf) -> GoDescriptor:
-    annotations = {_LAYER_DIGEST: layer.digest, _LAYER_TYPE: layer.media_type, _SPAN_SIZE: str(ztoc.span_size)}
+    annotations = {LAYER_DIGEST: layer.digest, _LAYER_TYPE: layer.media_type, _SPAN_SIZE: str(ztoc.span_size)}
     return GoDescriptor(MEDIA_TYPE, str(ztoc.digest), ztoc.size, annotations=annotations)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from registry_proxy.cli import main
+from registry_proxy.lazy.soci import INDEX_V1, LAYER_DIGEST
 from registry_proxy.lazy.ztoc.builder import ZtocBuilder
 from registry_proxy.lazy.ztoc.ztoc import encode
 from registry_proxy.oci.content import OCI_MANIFEST
@@ -34,6 +35,16 @@ class Registry:
         found = [self._blob(data) | {"annotations": annotations} for data, annotations in layers]
         document = {"mediaType": OCI_MANIFEST, "config": self._blob(b"{}"), "layers": found}
         self.bodies["/v2/library/lazy/manifests/latest?ns=docker.io"] = json.dumps(document).encode()
+
+    def offer(self, layer: bytes, ztoc: bytes) -> None:
+        """A SOCI index of the image, in which one layer has a zTOC; another referrer stands before it."""
+        image = Digest.of(self.bodies["/v2/library/lazy/manifests/latest?ns=docker.io"])
+        described = self._blob(ztoc) | {"annotations": {LAYER_DIGEST: str(Digest.of(layer))}}
+        index = json.dumps({"artifactType": INDEX_V1, "layers": [described]}).encode()
+        self.bodies[f"/v2/library/lazy/manifests/{Digest.of(index)}?ns=docker.io"] = index
+        found = [{"artifactType": "a/signature", "digest": f"sha256:{'0' * 64}"},
+                 {"artifactType": INDEX_V1, "digest": str(Digest.of(index))}]  # fmt: skip
+        self.bodies[f"/v2/library/lazy/referrers/{image}?ns=docker.io"] = json.dumps({"manifests": found}).encode()
 
     def _blob(self, data: bytes) -> dict[str, object]:
         digest = str(Digest.of(data))
@@ -120,6 +131,24 @@ def test_cat_of_an_ordinary_layer_by_its_ztoc(
     assert run(url, "cat", "last", "--ztocs", str(tmp_path)) == 0
     assert capfdbinary.readouterr().out == b"the end"
     assert registry.fetched(layer) < len(layer) / 2
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_cat_of_an_ordinary_layer_by_the_instance_s_ztoc(
+    registry: Registry, url: str, capfdbinary: pytest.CaptureFixture[bytes], damaged: bool
+) -> None:
+    """With a SOCI index among the image's referrers, only the file's span is fetched; a zTOC of another digest is not used."""
+    layer = gzip.compress(tar({"big": BIG * 60, "last": b"the end"}), 1)
+    registry.image((layer, {}))
+    with ZtocBuilder() as builder:
+        builder.feed(layer)
+        ztoc = encode(builder.finish())
+    registry.offer(layer, ztoc)
+    if damaged:
+        registry.bodies[f"/v2/library/lazy/blobs/{Digest.of(ztoc)}?ns=docker.io"] = ztoc[::-1]
+    assert run(url, "cat", "last") == 0
+    assert capfdbinary.readouterr().out == b"the end"
+    assert (registry.fetched(layer) < len(layer) / 2) is not damaged
 
 
 def test_cat_of_an_ordinary_layer_without_ztoc(

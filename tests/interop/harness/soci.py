@@ -13,14 +13,13 @@ from typing import Any
 import msgspec
 
 from registry_proxy.lazy.files import normal_path
-from registry_proxy.lazy.soci import INDEX_DIGEST, INDEX_V1
+from registry_proxy.lazy.soci import INDEX_DIGEST, INDEX_V1, LAYER_DIGEST
 from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.index import ZtocIndex
 from registry_proxy.lazy.ztoc.ztoc import Ztoc, parse, points
 from registry_proxy.plan.chunks import Span
 from tests.interop.harness.process import Failure
 
-LAYER_DIGEST = "com.amazon.soci.image-layer-digest"
 AT_ONCE = 6  # spans that it fetches at the same time
 TIMEOUT = 120.0  # seconds for a request
 
