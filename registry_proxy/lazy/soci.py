@@ -151,7 +151,7 @@ def ztocs_of(manifest: Manifest) -> Iterator[tuple[Digest, HintedBlob]]:
         return
     for named in manifest.layers:
         try:
-            layer, ztoc = Digest.parse(named.annotations.get(_LAYER_DIGEST, "")), Digest.parse(named.digest)
+            layer, ztoc = Digest.parse(named.annotations.get(LAYER_DIGEST, "")), Digest.parse(named.digest)
         except DigestInvalid:
             continue
         if named.size > 0:
