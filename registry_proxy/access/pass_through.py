@@ -110,7 +110,7 @@ class PassThrough:
     def _admitted(self, shown: Shown, repository: Repository | None) -> float:
         now = self._clock()
         end = self._end(shown.authorization)
-        life = max(0.0, min(self._policy.verdict, end - now))
+        life = max(0.0, min(float(self._policy.verdict), end - now))
         self._verdicts.allow(shown.authorization, repository, life)
         if repository is not None:
             self._wallet.put(repository, shown, max(end, now + _ERRAND))

@@ -23,6 +23,7 @@ from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
 from registry_proxy.errors import (
     BadRequest,
+    Denied,
     NoSuchEndpoint,
     RegistryProxyError,
     StoreUnusable,
@@ -258,6 +259,16 @@ class Edge:
         self._known[key] = _Known(told, route, target, place, gate)
 
     async def _serve(self, exchange: Exchange, route: Route, where: Target | None) -> Reply:
+        """The answer. Where a yes at hand was believed and something was refused all the same, the gate is asked once more."""
+        try:
+            return await self._serve_once(exchange, route, where)
+        except Denied:
+            if not exchange.believed or exchange.response is not None:
+                raise
+        exchange.believed = None
+        return await self._serve_once(exchange, route, where)
+
+    async def _serve_once(self, exchange: Exchange, route: Route, where: Target | None) -> Reply:
         match route:
             case BlobRoute(_, digest):
                 limits = self._settings
@@ -305,7 +316,11 @@ class Edge:
     async def _admit(self, exchange: Exchange, upstream: SourceHost | None, subject: Subject) -> None:
         """Return if the client may read this; raises what ``Gate.admit`` raises."""
         gate = self._guard.get(upstream) if upstream is not None else None
-        if gate is not None and not gate.at_hand(exchange.caller, subject.repository):
+        if gate is None:
+            return
+        if exchange.believed is not None and gate.at_hand(exchange.caller, subject.repository):
+            exchange.believed = True
+        else:
             await gate.admit(exchange.caller, subject)
 
     def _target(self, exchange: Exchange, name: str) -> Target | None:

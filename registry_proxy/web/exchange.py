@@ -25,11 +25,11 @@ class Exchange:
     by where they came from.
 
     ``waited``: seconds to the headers. ``response`` is set from the moment that headers may be on the wire: from then on failing means cutting the connection
-    (``cut_by``: "client" or "proxy").
+    (``cut_by``: "client" or "proxy"). ``believed``: a gate's yes that was at hand; None: none is to be.
     """
 
     __slots__ = (
-        "asked", "cut_by", "error", "id", "kind", "path", "pieces", "query", "request", "response", "started",
+        "asked", "believed", "cut_by", "error", "id", "kind", "path", "pieces", "query", "request", "response", "started",
         "status", "tiers", "upstream", "waited",
     )  # fmt: skip
 
@@ -37,6 +37,7 @@ class Exchange:
         self.request = request
         self.id = identity
         self.started = monotonic()
+        self.believed: bool | None = False
         self.waited = 0.0
         self.kind = "other"
         self.path = request.raw_path

@@ -162,3 +162,16 @@ async def test_no_host_is_made_up_from_a_header(wire: Wire, gate: MemoryGate) ->
     answer = await wire.answer()
     assert answer.status in {400, 401}
     assert "scope" not in answer.headers.get("WWW-Authenticate", "")
+
+
+async def test_a_yes_that_was_believed_is_asked_again_if_the_upstream_then_refuses(
+    wire: Wire, gate: MemoryGate, heart: MemoryHeart
+) -> None:
+    """What is refused by the upstream in spite of a yes at hand is asked of the gate once more, and its word is the answer."""
+    gate.remembers, heart.error = True, Denied("nobody is here to show anything")
+    path = "/v2/library/app/tags/list?ns=registry.test"
+    assert (await wire.ask(path, YES)).status == 403
+    assert [subject for _, subject in gate.asked] == [Subject(Repository("library/app"))]
+    gate.remembers = False
+    assert (await wire.ask(path, YES)).status == 403
+    assert len(gate.asked) == 2

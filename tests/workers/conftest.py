@@ -112,9 +112,9 @@ def start(tmp_path: Path, upstream: FakeUpstream) -> Start:
     """Starts instances of two servers; what is left of one is ended."""
 
     @asynccontextmanager
-    async def make(server: str = "", policy: str = "", *, workers: int = 2) -> AsyncIterator[Workers]:
+    async def make(server: str = "", policy: str = "", *, workers: int = 2, more: str = "") -> AsyncIterator[Workers]:
         file = tmp_path / "proxy.toml"
-        file.write_text(configuration(upstream, tmp_path, server, policy, workers))
+        file.write_text(configuration(upstream, tmp_path, server, policy, workers) + more)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "registry_proxy", "serve", "--config", str(file)),
             stderr=asyncio.subprocess.PIPE,
