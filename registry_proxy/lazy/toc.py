@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Final
 
 import msgspec
@@ -134,16 +134,33 @@ class TocIndex:
 
 
 def frames(toc: bytes, end: int, inflate: Inflate) -> Frames:
-    """What the digests of a TOC say about each frame; arguments as of ``TocIndex``. Raises IndexInvalid."""
+    """What the digests of a TOC say about each frame; arguments as of ``TocIndex``. Raises IndexInvalid.
+
+    Knows no files, and is therefore had sooner than an index.
+    """
     entries = _entries(toc)
-    found: dict[Span, list[Content]] = {}
-    for _, _, parts in _grouped(entries, _frames(entries, end)):
-        for chunk in parts:
-            if chunk.span is not None and chunk.digest is not None and chunk.digest.algorithm == "sha256":
-                found.setdefault(chunk.span, []).append(
-                    Content(chunk.inner, chunk.size, bytes.fromhex(chunk.digest.hex))
-                )
-    return Frames(found, inflate)
+    stops = _frames(entries, end)
+    found: dict[int, list[Content]] = {}
+    size = 0
+    for entry, after in zip_longest(entries, entries[1:]):
+        if entry.type != "chunk":
+            size = entry.size
+        if not _has_frame(entry):
+            continue
+        in_one = entry.type == "reg" and (after is None or after.type != "chunk")
+        sha256 = _sha256(entry.chunk_digest or (entry.digest if in_one else ""))
+        count = entry.chunk_size or size - entry.chunk_offset
+        if count <= 0 or entry.inner_offset < 0:
+            raise IndexInvalid("a TOC with a chunk of no length")
+        if sha256:
+            found.setdefault(entry.offset, []).append(Content(entry.inner_offset, count, sha256))
+    return Frames({Span(start, stops[start]): contents for start, contents in found.items()}, inflate)
+
+
+def _sha256(text: str) -> bytes:
+    """The bytes of such a digest; none of another, or of none. Raises IndexInvalid."""
+    digest = _digest(text)
+    return bytes.fromhex(digest.hex) if digest is not None and digest.algorithm == "sha256" else b""
 
 
 def _entries(toc: bytes) -> list[TocEntry]:
@@ -157,10 +174,13 @@ def _entries(toc: bytes) -> list[TocEntry]:
 
 
 def _frames(entries: Iterable[TocEntry], end: int) -> dict[int, int]:
-    """Where each frame ends: where it says, else where the next one begins."""
+    """Where each frame ends: where the next one begins, or before that if it says so (podman says of a file's first where the last
+    one of the file ends)."""
     starts = {entry.offset for entry in entries if _has_frame(entry)}
     stops = dict(pairwise([*sorted(starts), end]))
-    stops.update((entry.offset, entry.end_offset) for entry in entries if _has_frame(entry) and entry.end_offset)
+    for entry in entries:
+        if _has_frame(entry) and entry.end_offset:
+            stops[entry.offset] = min(stops[entry.offset], entry.end_offset)
     if any(not 0 <= start <= stop <= end for start, stop in stops.items()):
         raise IndexInvalid("a TOC that points outside the layer")
     return stops

@@ -1,11 +1,13 @@
 """Layers that carry an index: eStargz and zstd:chunked found by annotation or footer, files read by their frames."""
 
+import gzip
 import json
 from collections.abc import Mapping
 
 import pytest
 
 from registry_proxy.lazy.estargz import footer as estargz_footer
+from registry_proxy.lazy.estargz.index import inflate
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import Extent, Extents, LayerFile, LayerIndex, Read, joined, regular_file
 from registry_proxy.lazy.layers import own_index
@@ -20,6 +22,13 @@ FILES = {
     "empty": b"",
     ".no.prefetch.landmark": b"\x0f",
 }
+
+
+def test_a_large_member_ends_where_the_next_one_begins() -> None:
+    """Members of any size in one frame are inflated one after the other, each once."""
+    large, small = bytes(range(256)) * 9000, b"the next one"
+    assert b"".join(inflate(gzip.compress(large) + gzip.compress(small))) == large + small
+    assert all(len(piece) <= 1 << 20 for piece in inflate(gzip.compress(large)))
 
 
 def reader(layer: bytes) -> Read:

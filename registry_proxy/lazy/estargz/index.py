@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
+from registry_proxy.lazy.convert import codec
 from registry_proxy.lazy.estargz.footer import Footer
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import Read, read_exactly
@@ -50,16 +51,17 @@ def frames(start: int, digest: Digest, most: int, member: bytes) -> Frames:
 def inflate(member: bytes) -> Iterator[bytes]:
     """The bytes of gzip members; raises IndexInvalid."""
     while member:
-        stream = zlib.decompressobj(_GZIP)
-        try:
-            yield stream.decompress(member, _PIECE)
-            while stream.unconsumed_tail:
-                yield stream.decompress(stream.unconsumed_tail, _PIECE)
-            yield stream.flush()
-        except zlib.error as error:
-            raise IndexInvalid(f"a damaged gzip member in the layer: {error}") from error
-        if not stream.eof:
-            raise IndexInvalid("a gzip member of the layer is cut short")
+        stream, data = codec.gunzipper(), member
+        while not stream.eof:
+            try:
+                piece = stream.decompress(data, _PIECE)
+            except codec.BROKEN as error:
+                raise IndexInvalid(f"a damaged gzip member in the layer: {error}") from error
+            if piece:
+                yield piece
+            data = stream.unconsumed_tail
+            if not piece and not data and not stream.eof:
+                raise IndexInvalid("a gzip member of the layer is cut short")
         member = stream.unused_data
 
 
