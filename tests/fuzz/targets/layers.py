@@ -4,6 +4,7 @@ from itertools import islice
 
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.files import LayerIndex
+from registry_proxy.lazy.frames import Frames
 from registry_proxy.lazy.layers import own_index
 from registry_proxy.plan.chunks import Span
 
@@ -18,6 +19,14 @@ def run(data: bytes) -> None:
         return
     if index is not None:
         read(index, data)
+
+
+def judge(frames: Frames, layer: bytes) -> None:
+    """Compare some frames: each lies within the layer, and is right or wrong."""
+    for number in range(min(len(frames), MOST_FILES)):
+        span = frames.spans[number]
+        assert 0 <= span.start <= span.stop <= len(layer)
+        assert frames.is_right(number, layer[span.start : span.stop]) in {True, False}
 
 
 def read(index: LayerIndex, layer: bytes) -> None:

@@ -6,6 +6,8 @@ from registry_proxy.errors import ManifestInvalid
 from registry_proxy.lazy import soci
 from registry_proxy.lazy.convert.image import rewrite_image, rewrite_index
 from registry_proxy.lazy.convert.values import ConvertedLayer
+from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.layers import proving, toc
 from registry_proxy.lazy.soci import ZtocOf
 from registry_proxy.oci import content
 from registry_proxy.oci.digest import Digest
@@ -19,7 +21,12 @@ def run(data: bytes) -> None:
     """Each document is made or refused, and what is made can be read again."""
     first, _, second = data.partition(b"\n")
     with contextlib.suppress(ManifestInvalid):
-        layers = [layer.digest for layer in content.parse_manifest(first).layers]
+        manifest = content.parse_manifest(first)
+        layers = [layer.digest for layer in manifest.layers]
+        assert all(ztoc.size > 0 for _, ztoc in soci.ztocs_of(manifest))
+        for layer in manifest.layers:
+            with contextlib.suppress(IndexInvalid):
+                toc(layer.size, proving(layer.annotations), second)
         for count in {0, len(layers)}:
             with contextlib.suppress(ManifestInvalid):
                 content.parse_manifest(rewrite_image(first, second, [COPY] * count).manifest)
