@@ -14,17 +14,15 @@ import structlog
 
 from registry_proxy import __version__
 from registry_proxy.access import passwords
-from registry_proxy.access.gates import gates
-from registry_proxy.access.passes import Passing, passes, passing
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.access.proofs import Proofs
+from registry_proxy.access.upstreams import Upstreams
 from registry_proxy.config import Config, Forwarding, Policy
 from registry_proxy.config.changes import changes
 from registry_proxy.errors import ConfigInvalid
 from registry_proxy.lazy.work.queue import Queue
 from registry_proxy.net.forward import ForwardProxies
 from registry_proxy.net.hops import new_identity
-from registry_proxy.net.upstream import UpstreamClient
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.pull.blobs import Blobs
 from registry_proxy.pull.discovery import Discovery
@@ -60,7 +58,7 @@ class Figures:
     """What an instance says about itself."""
 
     store: ChunkStore
-    registries: dict[SourceHost, Registry]
+    upstreams: Upstreams
     source: UpstreamSource
     sources: tuple[Watched, ...]
     tiers: Stack
@@ -80,8 +78,11 @@ class Figures:
             "tiers": self.tiers.stats(),
             "sources": [source.stats() for source in self.sources],
             "upstreams": {
-                str(name): {"rangeless": self.source.rangeless(name), "rate_limit": registry.rate_limit}
-                for name, registry in self.registries.items()
+                str(name): {
+                    "rangeless": self.source.rangeless(name),
+                    "rate_limit": self.upstreams.registries[name].rate_limit,
+                }
+                for name in self.upstreams.settings
             },
             "lazy": self.lazy(),
         }
@@ -105,7 +106,7 @@ class Instance:
     config: Config
     store: ChunkStore
     records: Records
-    registries: dict[SourceHost, Registry]
+    upstreams: Upstreams
     source: UpstreamSource
     sources: tuple[Watched, ...]
     tiers: Stack
@@ -115,15 +116,18 @@ class Instance:
     blobs: Blobs
     public: PublicChunks
     passwords: Passwords
-    passing: Passing
     figures: Figures
     face: Face
     followers: tuple[Follower, ...]
 
-    def apply(self, policy: Policy) -> None:
-        """Hold this policy from now on."""
+    async def apply(self, config: Config) -> None:
+        """Hold what of this configuration can change while it runs, from the next request on."""
+        self.passwords.apply(config)
+        self.upstreams.apply(config)
         for follower in self.followers:
-            follower.apply(policy)
+            follower.apply(config.policy)
+        await self.face.apply(config.server)
+        await self.upstreams.tidy()
 
 
 @asynccontextmanager
@@ -137,18 +141,12 @@ async def assemble(
     async with AsyncExitStack() as stack:
         metrics = Metrics(config.upstreams)
         store, records = await stack.enter_async_context(open_store(config.store, clock))
-        their = passes(config.upstreams)
-        wallets = {name: one.wallet for name, one in their.items()}
-        clients = {
-            name: await stack.enter_async_context(UpstreamClient(name, upstream, metrics, wallets.get(name)))
-            for name, upstream in config.upstreams.items()
-        }
-        passed = passing(their, clients, config.policy)
-        registries = {name: Registry(client) for name, client in clients.items()}
+        checked = await stack.enter_async_context(passwords.opened(config, partial(metrics.refused, "password")))
+        upstreams = await stack.enter_async_context(Upstreams(config, checked, metrics))
+        registries, served = upstreams.registries, upstreams.settings
         records.asked_as = lambda upstream, repository: registries[upstream].asked_as(repository)
-        source = UpstreamSource(clients, DayMemory(time.monotonic), metrics)
-        closed = any(upstream.private for upstream in config.upstreams.values())
-        proofs = Proofs(registries, records, config.policy, closed=closed)
+        source = UpstreamSource(upstreams.clients, DayMemory(time.monotonic), metrics)
+        proofs = Proofs(registries, records, config.policy, closed=lambda: upstreams.closed)
         identity = identity or new_identity()
         shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
         sources = _in_order(config.policy.sources, (*shared, Watched(source, metrics)))
@@ -161,7 +159,7 @@ async def assemble(
             store,
             records,
             sources,
-            config.upstreams,
+            served,
             config.policy,
             metrics,
             tiers,
@@ -171,29 +169,27 @@ async def assemble(
         metrics.watch_store(store.stats)
         public = PublicChunks(blobs, proofs, records, store.chunk_size)
         stack.push_async_callback(public.close)
-        manifests = Manifests(registries, config.upstreams, records, config.policy, clock)
+        manifests = Manifests(registries, served, records, config.policy, clock)
         stack.push_async_callback(manifests.close)
         offers, queue = await _offers(config, stack, manifests, blobs, shelf, records, metrics)
-        discovery = Discovery(registries, config.upstreams, manifests, config.policy, offers.referrers)
-        checked = await stack.enter_async_context(passwords.opened(config, partial(metrics.refused, "password")))
-        guard = gates(config.upstreams, checked, passed.gates)
-        figures = Figures(store, registries, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf))
+        discovery = Discovery(registries, served, manifests, config.policy, offers.referrers)
+        figures = Figures(store, upstreams, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf))
         face = Face(
-            config,
+            msgspec.structs.replace(config, upstreams=served),
             manifests=offers,
             discovery=discovery,
             blobs=blobs,
-            chunks=Chunks(public, identity, config.upstreams, guard),
+            chunks=Chunks(public, identity, served, upstreams.guard),
             metrics=metrics,
             figures=figures,
-            guard=guard,
-            realms=passed.realms,
+            guard=upstreams.guard,
+            realms=upstreams.realms,
         )
         yield Instance(
             config,
             store,
             records,
-            registries,
+            upstreams,
             source,
             sources,
             tiers,
@@ -203,10 +199,9 @@ async def assemble(
             blobs,
             public,
             checked,
-            passed,
             figures,
             face,
-            (proofs, manifests, blobs, discovery, passed),
+            (proofs, manifests, blobs, discovery),
         )
 
 
@@ -319,9 +314,7 @@ async def serve(
 
         async def apply(config: Config) -> None:
             logs.set_level(config.log.level)
-            instance.apply(config.policy)
-            instance.passwords.apply(config)
-            await instance.face.apply(config.server)
+            await instance.apply(config)
 
         await instance.face.start()
         try:

@@ -14,12 +14,31 @@ from registry_proxy.plan.users import Readers
 
 def gates(upstreams: Mapping[SourceHost, Upstream], passwords: Passwords, others: Guard) -> Guard:
     """The gates of all upstreams that need one. ``others``: of those whose mode is pass-through; networks stand before them."""
-    found = {host: _gate(upstream, passwords, others.get(host)) for host, upstream in upstreams.items()}
+    found = {host: _gate(host, upstream, passwords, others) for host, upstream in upstreams.items()}
     return {host: gate for host, gate in found.items() if gate is not None}
 
 
-def _gate(upstream: Upstream, passwords: Passwords, other: Gate | None) -> Gate | None:
-    gate = other
-    if upstream.access == "local" and (upstream.readers or not upstream.networks):
+def serve(
+    settings: dict[SourceHost, Upstream],
+    guard: dict[SourceHost, Gate],
+    upstreams: Mapping[SourceHost, Upstream],
+    made: Guard,
+) -> None:
+    """Have the mappings that others hold say that these upstreams are served, behind these gates.
+
+    The gate of an upstream that is gone stays where it is: somebody may be on the way there.
+    """
+    for host in [host for host in guard if host in upstreams]:
+        del guard[host]
+    guard.update(made)
+    settings.clear()
+    settings.update(upstreams)
+
+
+def _gate(host: SourceHost, upstream: Upstream, passwords: Passwords, others: Guard) -> Gate | None:
+    gate: Gate | None = None
+    if upstream.access == "pass-through":
+        gate = others[host]
+    elif upstream.access == "local" and (upstream.readers or not upstream.networks):
         gate = LocalGate(Readers(upstream.readers), passwords)
     return Fence(Networks(upstream.networks), gate) if upstream.networks else gate

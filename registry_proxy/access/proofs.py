@@ -4,7 +4,7 @@ Facts are what a repository itself has answered, keyed by (upstream, repository,
 anonymous clients is public: it may be read through any repository of an open upstream (docs/architecture.md, "Facts").
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from registry_proxy.config import Policy
 from registry_proxy.errors import BlobUnknown, Offline
@@ -24,7 +24,12 @@ class Proofs:
     """
 
     def __init__(
-        self, registries: Mapping[SourceHost, Registry], records: Records, policy: Policy, *, closed: bool = False
+        self,
+        registries: Mapping[SourceHost, Registry],
+        records: Records,
+        policy: Policy,
+        *,
+        closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._closed = closed
         self._registries = registries
@@ -44,7 +49,7 @@ class Proofs:
             return fact.size, True
         if self._anonymous(place) and (public := await self._records.public.get(str(place.digest))) is not None:
             return public.size, True
-        if not certain and not self._closed and (hint := await self._records.hints.get(key)) is not None:
+        if not certain and not self._closed() and (hint := await self._records.hints.get(key)) is not None:
             return hint.size, False
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and it is not known whether {place.repository} has {place.digest}")

@@ -120,6 +120,8 @@ class UpstreamClient:
         self._verdict_slots = Slots(_VERDICT_SLOTS)
         self._auth: Authority = authority or Authenticator(settings, self._client, self._meta_slots)
         self._finals = Finals()
+        self._exchanges = 0
+        self._retired = False
 
     async def __aenter__(self) -> Self:
         """Nothing to do: connections are made when they are needed."""
@@ -130,6 +132,12 @@ class UpstreamClient:
     ) -> None:
         """Close all connections."""
         await self._client.aclose()
+
+    async def retire(self) -> None:
+        """Close all connections as soon as no exchange is under way, and after each that still comes: another client is used from now on."""
+        self._retired = True
+        if not self._exchanges:
+            await self._client.aclose()
 
     def scheme(self) -> str | None:
         """The authorization scheme that the upstream has asked for so far, or None."""
@@ -151,7 +159,7 @@ class UpstreamClient:
     async def ask_realm(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Response]:
         """What the token server that the upstream has named, and that may see what clients show, answers to a GET."""
         origin = Origin.of(self.settings.urls[0])
-        async with self._verdict_slots.slot():
+        async with self._exchange(), self._verdict_slots.slot():
             sending = self._client.send("GET", url, headers, by=origin, patterns=self.settings.realms)
             async with sending as response:
                 yield response
@@ -159,8 +167,18 @@ class UpstreamClient:
     @asynccontextmanager
     async def ask(self, ask: Ask) -> AsyncIterator[Response]:
         """The response of the first mirror that has one. Raises what the heaviest failure was: trouble, ``Denied``, ``ask.missing``."""
-        async with AsyncExitStack() as stack:
+        async with self._exchange(), AsyncExitStack() as stack:
             yield await self._first_answer(ask, stack)
+
+    @asynccontextmanager
+    async def _exchange(self) -> AsyncIterator[None]:
+        self._exchanges += 1
+        try:
+            yield
+        finally:
+            self._exchanges -= 1
+            if self._retired and not self._exchanges:
+                await self._client.aclose()
 
     async def _first_answer(self, ask: Ask, stack: AsyncExitStack) -> Response:
         failures: list[RegistryProxyError] = []

@@ -300,7 +300,8 @@ class Blobs:
 
         Smallest first, within the budget of one image.
         """
-        if not self._upstreams[place.upstream].eager_siblings:
+        settings = self._upstreams.get(place.upstream)
+        if settings is None or not settings.eager_siblings:
             return
         budget: int = self._policy.sibling_budget
         for sibling in await self._hints.siblings(place):

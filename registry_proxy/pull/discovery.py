@@ -54,7 +54,8 @@ class Discovery:
 
     async def catalog(self, upstream: SourceHost, n: int | None, last: str | None) -> NamePage:
         """At most ``n`` repositories after ``last``; raises CatalogDisabled, Denied or Trouble."""
-        if not self._upstreams[upstream].catalog:
+        settings = self._upstreams.get(upstream)
+        if settings is None or not settings.catalog:
             raise CatalogDisabled(f"the catalog of {upstream} is not configured to be listed")
         self._not_offline()
         return await self._registries[upstream].catalog(n, last)

@@ -213,7 +213,8 @@ class Manifests:
     # --- policy ------------------------------------------------------------------------------------------------------
 
     def _fresh_for(self, upstream: SourceHost) -> float:
-        own = self._upstreams[upstream].tag_fresh
+        settings = self._upstreams.get(upstream)  # gone, if it was taken out of the configuration a moment ago
+        own = settings.tag_fresh if settings is not None else None
         return self._policy.tag_fresh if own is None else own
 
     def _not_missing(self, key: tuple[SourceHost, Repository, str]) -> None:

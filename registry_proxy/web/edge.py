@@ -141,8 +141,9 @@ class Edge:
             self._observe(exchange)
 
     def apply(self, settings: Settings) -> None:
-        """Hold these timeouts and limits from the next request on."""
+        """Hold these timeouts and limits from the next request on; what paths mean may have changed too."""
         self._settings = settings
+        self._known.clear()
 
     async def drained(self, seconds: float) -> None:
         """Wait until no request is being answered, but no longer than this."""

@@ -130,9 +130,9 @@ class Desk:
                 instance.store.doubt(digest, index)
                 return Done()
             case Admit(upstream, caller, subject):
-                return Admitted(await instance.passing.gates[upstream].admit(caller, subject))
+                return Admitted(await instance.upstreams.passing[upstream].admit(caller, subject))
             case GetToken(upstream, caller, query):
-                return Token(await instance.passing.realms[upstream].token(caller, query))
+                return Token(await instance.upstreams.realms[upstream].token(caller, query))
             case GetStats():
                 return Stats(msgspec.json.encode(await instance.figures.stats()))
             case _:

@@ -116,12 +116,16 @@ class Line:
         self._meet(hello.fetcher)
         return wire
 
+    def forget(self) -> None:
+        """What the fetcher has said so far does not hold any more."""
+        for tell in self.renewed:
+            tell()
+
     def _meet(self, fetcher: str) -> None:
         self.away = False
         if fetcher != self._fetcher:
             self._fetcher = fetcher
-            for tell in self.renewed:
-                tell()
+            self.forget()
 
     def _miss(self, error: str) -> None:
         if not self.away:

@@ -10,7 +10,6 @@ from typing import Final, Protocol
 import msgspec
 
 from registry_proxy.access import passwords
-from registry_proxy.access.gates import gates
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.app import Instance, assemble
 from registry_proxy.config import Config
@@ -29,7 +28,7 @@ from registry_proxy.workers.blobs import RemoteBlobs
 from registry_proxy.workers.calls import Done, Doubt, GetStats, Stats, Used
 from registry_proxy.workers.control import Begin, Total
 from registry_proxy.workers.desk import Desk
-from registry_proxy.workers.gates import RemoteGate, RemoteRealm
+from registry_proxy.workers.gates import Served
 from registry_proxy.workers.line import Line
 from registry_proxy.workers.lookups import RemoteChunks, RemoteDiscovery, RemoteManifests
 
@@ -66,9 +65,9 @@ class Fetcher:
         self._instance = instance
 
     async def apply(self, config: Config) -> None:
-        """Log at this level, and hold this policy; whatever else changes at once concerns listeners."""
+        """Log at this level, and hold what else can change at once."""
         logs.set_level(config.log.level)
-        self._instance.apply(config.policy)
+        await self._instance.apply(config)
 
 
 @asynccontextmanager
@@ -88,16 +87,18 @@ async def fetching(begin: Begin) -> AsyncIterator[Fetcher]:
 class Server:
     """The ordinary face before remote services."""
 
-    def __init__(self, face: Face, metrics: Metrics, passwords: Passwords) -> None:
+    def __init__(self, face: Face, metrics: Metrics, passwords: Passwords, served: Served) -> None:
         self.urls = face.urls
         self.metrics = metrics
         self._face = face
         self._passwords = passwords
+        self._served = served
 
     async def apply(self, config: Config) -> None:
-        """Hold these limits, know these users, and log at this level."""
+        """Hold these limits, know these users, serve these upstreams, and log at this level."""
         logs.set_level(config.log.level)
         self._passwords.apply(config)
+        self._served.apply(config)
         await self._face.apply(share(config.server))
 
 
@@ -135,23 +136,22 @@ async def serving(begin: Begin, supervisor: Supervisor) -> AsyncIterator[Server]
             await line.ask(Doubt(digest, index), Done)
 
         view = StoreView(config.store, doubt)
-        passing = [host for host, upstream in config.upstreams.items() if upstream.access == "pass-through"]
-        guard = gates(config.upstreams, checked, {host: RemoteGate(host, line) for host in passing})
+        served = Served(config, checked, line)
         face = Face(
-            config,
+            msgspec.structs.replace(config, upstreams=served.settings),
             manifests=RemoteManifests(line),
             discovery=RemoteDiscovery(line),
             blobs=RemoteBlobs(line, view),
-            chunks=Chunks(RemoteChunks(line, view), begin.identity, config.upstreams, guard),
+            chunks=Chunks(RemoteChunks(line, view), begin.identity, served.settings, served.guard),
             metrics=metrics,
             figures=Figures(line, supervisor),
-            guard=guard,
-            realms={host: RemoteRealm(host, line) for host in passing},
+            guard=served.guard,
+            realms=served.realms,
         )
         tending = asyncio.create_task(_tend(line, view), name="store view")
         try:
             await face.start(_places(begin))
-            yield Server(face, metrics, checked)
+            yield Server(face, metrics, checked, served)
         finally:
             await face.stop()
             tending.cancel()

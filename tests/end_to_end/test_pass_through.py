@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from msgspec import structs
 
 from registry_proxy.config import Lazy, Policy
 from registry_proxy.config.units import Seconds, Size
@@ -352,3 +353,35 @@ async def test_many_at_once_cost_one_question(bench: Benches, private: Image, up
         held.set()
         assert set(await asyncio.gather(*asking)) == {200}
         assert len(upstream.asked("manifest", "HEAD")) == before + 1
+
+
+async def test_what_clients_have_shown_stays_with_the_place(
+    bench: Benches, private: Image, upstream: FakeUpstream
+) -> None:
+    """Other limits change neither a verdict nor a download under way; at another URL nobody has shown anything yet."""
+    path = f"/v2/private/app/manifests/v1?ns={HOST}"
+    async with bench(**SETTINGS) as one, one.wire() as wire, one.wire() as reader:
+        refused = await wire.ask(path)
+        shown = await login(wire, refused.headers["WWW-Authenticate"], ALICE)
+        assert shown is not None
+        assert (await wire.ask(path, shown)).status == 200
+        upstream.gate = Gate()
+        reader.send(f"/v2/private/app/blobs/{private[1]}?ns={HOST}", shown)
+        await reader.head()
+        upstream.gate.release(2 * CHUNK)
+        begun = await reader.reader.readexactly(CHUNK)
+        config, settings = one.instance.config, one.instance.config.upstreams[HOST]
+        asked = len(upstream.requests)
+
+        async def apply(**changed: object) -> None:
+            await one.instance.apply(structs.replace(config, upstreams={HOST: structs.replace(settings, **changed)}))
+
+        await apply(connections=3, tag_fresh=Seconds(3600))
+        assert (await wire.ask(path, shown)).status == 200
+        assert len(upstream.requests) == asked
+        upstream.gate.release(len(LAYER))
+        assert begun + await reader.reader.readexactly(len(LAYER) - CHUNK) == LAYER
+        async with FakeUpstream(auth=upstream.auth, public_pull=False, password="another") as moved:
+            await apply(urls=(moved.url,))
+            assert (await wire.ask(path, shown)).status == 401
+            assert len(moved.requests) > 0

@@ -302,3 +302,32 @@ async def test_silent_mirror_leads_to_the_next() -> None:
         async with client_for(silent, timeouts=timeouts) as client:
             with pytest.raises(UpstreamUnreachable):
                 await read(client, digest)
+
+
+# --- replaced ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_is_replaced_leaves_no_connection() -> None:
+    """Exchanges under way end as they began; with the last of them, and with each that still comes, the connections go."""
+    async with FakeUpstream() as upstream, client_for(upstream) as client:
+        digest = upstream.add_blob(DATA)
+        async with client.ask(blob(digest)) as one, client.ask(blob(digest)) as other:
+            await client.retire()
+            assert await one.read(1 << 20) == DATA
+            assert client._client._sessions
+            assert await other.read(1 << 20) == DATA
+        assert not client._client._sessions
+        assert await read(client, digest) == DATA
+        assert not client._client._sessions
+        with pytest.raises(BlobUnknown):
+            await read(client, Digest.of(b"another"))
+        assert not client._client._sessions
+
+
+async def test_a_client_at_rest_is_replaced_at_once() -> None:
+    """Connections that are kept for the next exchange are closed."""
+    async with FakeUpstream() as upstream, client_for(upstream) as client:
+        assert await read(client, upstream.add_blob(DATA)) == DATA
+        assert client._client._sessions
+        await client.retire()
+        assert not client._client._sessions

@@ -6,18 +6,22 @@ import json
 import logging
 import os
 import signal
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 import structlog
+from msgspec import structs
 from structlog.testing import LogCapture
 
 from registry_proxy import app
-from registry_proxy.config import Config, Logging, Policy, Server, Store, Tls, Upstream, load
+from registry_proxy.config import Account, Config, Logging, Policy, Server, Store, Tls, Upstream, load
 from registry_proxy.config.changes import changes
 from registry_proxy.config.units import Seconds
+from registry_proxy.config.users import with_users
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry import logs
 from tests.fakes.certificates import Authority
@@ -81,7 +85,10 @@ async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
             running.urls = urls
             ready.set()
 
-        serving = app.serve(load(file, environ), ready=tell, reread=lambda: load(file, environ))
+        def read() -> Config:
+            return with_users(load(file, environ))
+
+        serving = app.serve(read(), ready=tell, reread=read)
         tasks.append(asyncio.create_task(serving))
         await asyncio.wait_for(ready.wait(), 10)
         return running
@@ -137,13 +144,16 @@ async def test_a_broken_file_changes_nothing(run: Run, upstream: FakeUpstream) -
 async def test_what_needs_a_restart_is_named(run: Run, upstream: FakeUpstream) -> None:
     """Keys that cannot change while it runs are in the line, each time, and do not change."""
     running = await run(configuration(upstream))
-    text = configuration(upstream, more='tag_fresh = "1h"\n[policy]\npatience = "1s"\n[upstream."new.example"]')
+    account = 'tag_fresh = "1h"\naccount = { username = "u", password = "p" }'
+    text = configuration(upstream, more=f'{account}\n[policy]\npatience = "1s"')
+    waits = f'upstream."{HOST}".account, upstream."{HOST}".tag_fresh, policy.patience'
     for _ in range(2):
         said = await running.reload(text)
-        assert said["changed"] == ""
-        assert said["needs_restart"] == f'upstream."{HOST}", upstream."new.example", policy.patience'
+        assert (said["changed"], said["needs_restart"]) == ("", waits)
+    digest = upstream.add_blob(DATA)
+    upstream.auth, upstream.public_pull = "basic", False
     async with Wire(running.address) as wire:
-        assert (await wire.ask("/v2/a/tags/list?ns=new.example")).codes == ["NAME_UNKNOWN"]
+        assert (await wire.ask(f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}")).status == 403
 
 
 async def test_a_switch_to_offline_and_back(run: Run, upstream: FakeUpstream) -> None:
@@ -178,6 +188,98 @@ async def test_tags_age_by_the_new_policy(run: Run, upstream: FakeUpstream) -> N
         await running.reload(configuration(upstream, more='[policy]\ntag_fresh = "0s"'))
         await wire.ask(path)
         assert len(upstream.asked("manifest")) == asked + 1
+
+
+async def test_upstreams_come_and_go_under_a_reader(run: Run, upstream: FakeUpstream) -> None:
+    """An upstream is there after SIGHUP, and then gone: what is being read of it arrives whole, and nothing begins any more."""
+    digest = upstream.add_blob(DATA)
+    more = f'[upstream."new.example"]\nurls = ["{upstream.url}"]'
+    path = f"/v2/{REPOSITORY}/blobs/{digest}?ns=new.example"
+    running = await run(configuration(upstream))
+    async with Wire(running.address) as reader, Wire(running.address) as other:
+        assert (await other.ask(path)).codes == ["NAME_UNKNOWN"]
+        assert (await running.reload(configuration(upstream, more=more)))["changed"] == 'upstream."new.example"'
+        upstream.gate = Gate()
+        reader.send(path)
+        await reader.head()
+        upstream.gate.release(2 * CHUNK)
+        begun = await reader.reader.readexactly(CHUNK)
+        assert (await running.reload(configuration(upstream)))["changed"] == 'upstream."new.example"'
+        assert (await other.ask(path)).codes == ["NAME_UNKNOWN"]
+        assert b"new.example" not in (await other.ask("/stats")).body
+        upstream.gate.release(len(DATA))
+        assert begun + await reader.reader.readexactly(len(DATA) - CHUNK) == DATA
+
+
+async def test_an_upstream_moves_under_a_reader(run: Run, upstream: FakeUpstream) -> None:
+    """With other URLs, what is being read arrives whole, from wherever; what comes next is asked of the new ones only."""
+    other_data = noise(CHUNK, 3)
+    async with FakeUpstream() as moved:
+        digest, later = upstream.add_blob(DATA), moved.add_blob(other_data)
+        moved.add_blob(DATA)
+        upstream.gate = Gate()
+        running = await run(configuration(upstream))
+        async with Wire(running.address) as reader, Wire(running.address) as other:
+            reader.send(f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}")
+            await reader.head()
+            upstream.gate.release(2 * CHUNK)
+            begun = await reader.reader.readexactly(CHUNK)
+            said = await running.reload(configuration(moved))
+            assert (said["changed"], said["needs_restart"]) == (f'upstream."{HOST}".urls', "")
+            asked = len(upstream.requests)
+            assert (await other.ask(f"/v2/{REPOSITORY}/blobs/{later}?ns={HOST}")).body == other_data
+            assert len(upstream.requests) == asked
+            upstream.gate.release(len(DATA))
+            assert begun + await reader.reader.readexactly(len(DATA) - CHUNK) == DATA
+
+
+async def test_a_guard_comes_at_once(run: Run, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """An open upstream that gets readers, or networks, is closed to all others from then on, however often they were served before."""
+    hashed = bcrypt.hashpw(b"pw", bcrypt.gensalt(4)).decode()
+    (tmp_path / "users").write_text(f"alice:{hashed}\nbob:{hashed}\n")
+    upstream.add_image(tag="v1")
+    digest = upstream.add_blob(DATA)
+    paths = [f"/v2/{REPOSITORY}/manifests/v1?ns={HOST}", f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}"]
+    running = await run(configuration(upstream))
+
+    async def statuses(*headers: str) -> set[int]:
+        async with Wire(running.address) as wire:
+            return {(await wire.ask(path, *headers)).status for path in paths * 2}
+
+    def login(user: str) -> str:
+        return "Authorization: Basic " + b64encode(f"{user}:pw".encode()).decode()
+
+    def local(readers: str) -> str:
+        users = f'[users]\nhtpasswd = "{tmp_path}/users"'
+        return configuration(upstream, more=f'access = "local"\nreaders = {{ {readers} }}\n{users}')
+
+    assert await statuses() == {200}
+    said = await running.reload(local('alice = ["*"]'))
+    assert said["needs_restart"] == ""
+    assert [await statuses(), await statuses(login("alice")), await statuses(login("bob"))] == [{401}, {200}, {403}]
+    assert (await running.reload(local('bob = ["*"]')))["changed"] == f'upstream."{HOST}".readers'
+    assert [await statuses(), await statuses(login("alice")), await statuses(login("bob"))] == [{401}, {403}, {200}]
+    (tmp_path / "users").write_text(f"alice:{hashed}\n")
+    assert (await running.reload(local('bob = ["*"]')))["changed"] == "htpasswd"
+    assert await statuses(login("bob")) == {401}
+    (tmp_path / "users").write_text("bob:secret\n")
+    said = await running.reload(local('bob = ["*"]'))
+    assert (said["event"], "secret" in str(said)) == ("config.refused", False)
+    assert await statuses(login("alice")) == {403}
+    said = await running.reload(configuration(upstream))
+    assert said["needs_restart"] == f'upstream."{HOST}".access, upstream."{HOST}".readers'
+    assert await statuses() == {401}
+
+
+async def test_networks_change_at_once(run: Run, upstream: FakeUpstream) -> None:
+    """Whoever was served a moment ago is outside now, and inside again."""
+    upstream.add_image(tag="v1")
+    running = await run(configuration(upstream))
+    path = f"/v2/{REPOSITORY}/manifests/v1?ns={HOST}"
+    async with Wire(running.address) as wire:
+        for networks, status in (("[]", 200), ('["192.0.2.0/24"]', 403), ('["127.0.0.0/8"]', 200)):
+            await running.reload(configuration(upstream, more=f"networks = {networks}"))
+            assert [(await wire.ask(path)).status for _ in range(2)] == [status] * 2
 
 
 async def test_a_renewed_certificate(run: Run, upstream: FakeUpstream, tmp_path: Path) -> None:
@@ -264,8 +366,47 @@ class TestChanges:
             upstreams={}, log=Logging(level="debug", format="text"), server=Server(listen=(":1",), drain=1)
         )
         found = changes(self.config(), read)
-        assert found.now == ("server.drain", "log.level")
-        assert found.later == ('upstream."a.example"', "server.listen", "log.format")
+        assert found.now == ('upstream."a.example"', "server.drain", "log.level")
+        assert found.later == ("server.listen", "log.format")
+
+    OPEN = Upstream(urls=("https://a.example",))
+    KEPT = Upstream(urls=("https://a.example",), access="local", networks=("10.0.0.0/8",))
+
+    @pytest.mark.parametrize(
+        ("one", "two", "keys", "live"),
+        [
+            (OPEN, {"urls": ("https://b.example",)}, ["urls"], True),
+            (OPEN, {"networks": ("10.0.0.0/8",), "catalog": True}, ["networks", "catalog"], True),
+            (OPEN, {"access": "local", "readers": {"a": ("*",)}}, ["access", "readers"], True),
+            (OPEN, {"access": "pass-through"}, ["access"], True),
+            (KEPT, {"readers": {"a": ("*",)}}, ["readers"], True),
+            (KEPT, {"access": "open", "urls": ("https://b.example",)}, ["urls", "access"], False),
+            (KEPT, {"access": "pass-through"}, ["access"], False),
+            (OPEN, {"account": Account("u", "p"), "catalog": True}, ["account", "catalog"], False),
+            (OPEN, {"repositories": ("x",)}, ["repositories"], False),
+            (OPEN, {"listen": ("127.0.0.1:1",), "tag_fresh": 1}, ["tag_fresh", "listen"], False),
+        ],
+    )
+    def test_an_upstream(self, one: Upstream, two: dict[str, Any], keys: list[str], live: bool) -> None:
+        """A guard before an open upstream, and nearly all else, changes at once; where what is cached may be read by others than before,
+        or a listener comes or goes, all of that upstream waits."""
+        host = SourceHost("a.example")
+        found = changes(self.config(upstreams={host: one}), self.config(upstreams={host: structs.replace(one, **two)}))
+        named = tuple(f'upstream."a.example".{key}' for key in keys)
+        assert (found.now, found.later) == ((named, ()) if live else ((), named))
+        assert found.config.upstreams[host] == (structs.replace(one, **two) if live else one)
+
+    def test_upstreams_come_and_go(self) -> None:
+        """A new one is served, without its listeners; one that is gone is not, unless it has a listener, which cannot go."""
+        at = {"urls": ("https://b.example",), "listen": ("127.0.0.1:1",)}
+        two, bare = {SourceHost("b.example"): Upstream(**at)}, Upstream(urls=("https://b.example",))
+        found = changes(self.config(), self.config(upstreams=two))
+        assert found.config.upstreams == {"b.example": bare}
+        assert found.now == ('upstream."a.example"', 'upstream."b.example"')
+        assert found.later == ('upstream."b.example".listen',)
+        found = changes(self.config(upstreams=two), self.config())
+        assert found.config.upstreams == self.config().upstreams | two
+        assert found.later == ('upstream."b.example"',)
 
 
 class TestStop:

@@ -132,7 +132,9 @@ def start(tmp_path: Path, upstream: FakeUpstream) -> Start:
     return make
 
 
-def configuration(upstream: FakeUpstream, directory: Path, server: str = "", policy: str = "", workers: int = 2) -> str:
+def configuration(
+    upstream: FakeUpstream, directory: Path, server: str = "", policy: str = "", workers: int = 2, more: str = ""
+) -> str:
     """A configuration file of an instance on a free port."""
     return f"""\
 default_upstreams = false
@@ -149,4 +151,5 @@ chunk_size = {CHUNK}
 {policy}
 [upstream."{HOST}"]
 urls = ["{upstream.url}"]
+{more}
 """

@@ -14,7 +14,7 @@ from tests.fakes.faults import Gate
 from tests.fakes.instance import CHUNK, noise
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Answer
-from tests.workers.conftest import BASE, Start, Workers, configuration, server_of
+from tests.workers.conftest import BASE, HOST, Start, Workers, configuration, server_of
 
 DATA = noise(24 * CHUNK + 11)
 
@@ -177,6 +177,32 @@ async def test_a_changed_policy_reaches_the_fetcher(start: Start, upstream: Fake
         async with asyncio.timeout(10):
             while (await wire.ask(f"{BASE}/tags/list")).status != 503:
                 pass
+
+
+async def test_changed_upstreams_reach_every_process(start: Start, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """SIGHUP: each server knows a new upstream, and the fetcher fetches from it; a guard stands before an old one in all of them."""
+    upstream.add_image(tag="v1")
+    path = f"{BASE}/manifests/v1"
+    async with start() as workers, workers.one_of_each() as wires:
+        assert [(await wire.ask(path)).status for wire in wires] == [200, 200]
+        more = f'networks = ["192.0.2.0/24"]\n[upstream."new.example"]\nurls = ["{upstream.url}"]'
+        workers.file.write_text(configuration(upstream, tmp_path, more=more))
+        workers.process.send_signal(signal.SIGHUP)
+        [said] = await workers.said("config.reloaded")
+        assert said["changed"] == f'upstream."{HOST}".networks, upstream."new.example"'
+        for wire in wires:
+            async with asyncio.timeout(10):
+                while (await wire.ask(path)).status != 403:
+                    pass
+                while (await wire.ask(path.replace(HOST, "new.example"))).status != 200:
+                    pass
+        workers.file.write_text(configuration(upstream, tmp_path))
+        workers.process.send_signal(signal.SIGHUP)
+        for wire in wires:
+            async with asyncio.timeout(10):
+                while (await wire.ask(path)).status != 200:
+                    pass
+            assert (await wire.ask(path.replace(HOST, "new.example"))).codes == ["NAME_UNKNOWN"]
 
 
 async def test_what_keeps_it_from_starting_is_told(start: Start, upstream: FakeUpstream, tmp_path: Path) -> None:
