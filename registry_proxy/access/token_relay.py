@@ -35,7 +35,8 @@ from registry_proxy.plan.realms import check_realm
 from registry_proxy.plan.refusals import refusal
 
 _MAX_TOKEN: Final = 64 * 1024
-_UNSAID_LIFE: Final = 60
+_LONGEST_LIFE: Final = 1 << 30
+_UNSAID_LIFE: Final = 60.0
 """Seconds: what a token without ``expires_in`` is good for by the specification."""
 
 _NO: Final = 5.0
@@ -45,13 +46,22 @@ _LOGIN: Final = Repository("_")
 """Stands for logging in where verdicts are about repositories; no repository has this name."""
 
 
-class _Given(msgspec.Struct, omit_defaults=True):
-    """What a token server says and a client is told; a refresh token is neither."""
+class _Said(msgspec.Struct):
+    """What a token server says, as far as a client is told of it."""
 
     token: str = ""
     access_token: str = ""
-    expires_in: float | None = None
-    issued_at: str | None = None
+    expires_in: float = _UNSAID_LIFE
+    issued_at: str = ""
+
+
+class _Given(msgspec.Struct, omit_defaults=True):
+    """What a client is told; ``expires_in`` is a whole number, since clients read nothing else."""
+
+    token: str
+    access_token: str
+    expires_in: int
+    issued_at: str = ""
 
 
 class TokenRelay:
@@ -82,8 +92,7 @@ class TokenRelay:
             raise NoVerdict(str(busy), busy.retry_after) from busy
         except Trouble as trouble:
             raise NoVerdict(str(trouble)) from trouble
-        life = _UNSAID_LIFE if given.expires_in is None else given.expires_in
-        self._verdicts.ends(f"Bearer {given.token}", life)
+        self._verdicts.ends(f"Bearer {given.token}", given.expires_in)
         return msgspec.json.encode(given)
 
     async def _relayed(self, authorization: str | None, query: str) -> _Given:
@@ -124,10 +133,10 @@ class TokenRelay:
 
 def _given(body: bytes, origin: Origin) -> _Given:
     try:
-        given = decode(body, _Given)
+        said = decode(body, _Said)
     except Unreadable as error:
         raise UpstreamBroken(f"{origin}: not a token: {error}") from None
-    token = given.token or given.access_token
+    token = said.token or said.access_token
     if not token or not token.isascii() or not token.isprintable():
         raise UpstreamBroken(f"{origin}: the answer has no usable token")
-    return msgspec.structs.replace(given, token=token, access_token=token)
+    return _Given(token, token, int(min(max(said.expires_in, 0), _LONGEST_LIFE)), said.issued_at)

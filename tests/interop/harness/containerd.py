@@ -188,8 +188,11 @@ def containerd_2(
 
 
 @contextlib.contextmanager
-def lazy_containerd(root: Path, source: str, address: str, settings: str = "") -> Iterator[Containerd]:
-    """containerd 2 and the stargz snapshotter, both with host:port as the mirror of a source host."""
+def lazy_containerd(
+    root: Path, source: str, address: str, settings: str = "", docker: Path | None = None
+) -> Iterator[Containerd]:
+    """containerd 2 and the stargz snapshotter, both with host:port as the mirror of a source host; `docker`: where the snapshotter
+    finds what `docker login` has left."""
     root.mkdir(parents=True)
     config = root / "stargz.toml"
     config.write_text(settings + MIRROR.format(source=source, address=address), encoding="utf-8")
@@ -202,8 +205,9 @@ def lazy_containerd(root: Path, source: str, address: str, settings: str = "") -
         "-config",
         config,
     ]
+    environment = {"DOCKER_CONFIG": str(docker)} if docker else {}
     plugin = STARGZ_PLUGIN.format(root=root)
-    with unmounted_after(root), Process("stargz", daemon, root) as process:
+    with unmounted_after(root), Process("stargz", daemon, root, environment) as process:
         process.ready_when((root / "stargz.sock").exists)
         with containerd_2(root, {source: f"http://{address}"}, extra=plugin, snapshotter="stargz") as running:
             yield running
