@@ -121,9 +121,9 @@ class Instance:
     followers: tuple[Follower, ...]
 
     async def apply(self, config: Config) -> None:
-        """Hold what of this configuration can change while it runs, from the next request on."""
-        self.passwords.apply(config)
+        """Hold what of this configuration can change while it runs, from the next request on. Raises ConfigInvalid; nothing has changed then."""
         self.upstreams.apply(config)
+        self.passwords.apply(config)
         for follower in self.followers:
             follower.apply(config.policy)
         await self.face.apply(config.server)
@@ -136,7 +136,7 @@ async def assemble(
 ) -> AsyncIterator[Instance]:
     """Build an instance and take it apart again, last things first. ``clock``: seconds since the epoch.
 
-    ``identity``: its name in ``Via``, where several processes are one instance. Raises StoreUnusable.
+    ``identity``: its name in ``Via``, where several processes are one instance. Raises StoreUnusable or ConfigInvalid.
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics(config.upstreams)
@@ -313,8 +313,8 @@ async def serve(
     async with assemble(config) as instance:
 
         async def apply(config: Config) -> None:
-            logs.set_level(config.log.level)
             await instance.apply(config)
+            logs.set_level(config.log.level)
 
         await instance.face.start()
         try:
@@ -341,9 +341,9 @@ async def reloaded(running: Config, reread: Callable[[], Config], apply: Callabl
     """The configuration that holds after a SIGHUP, applied: the running one if the new one is wrong."""
     try:
         found = changes(running, await asyncio.to_thread(reread))
+        await apply(found.config)
     except (ConfigInvalid, OSError) as error:
         _log.error("config.refused", error=str(error))
         return running
-    await apply(found.config)
     _log.info("config.reloaded", changed=", ".join(found.now), needs_restart=", ".join(found.later))
     return found.config

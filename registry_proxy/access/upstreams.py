@@ -5,7 +5,7 @@ Whoever was given one of the mappings sees a change at once. An exchange that is
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -21,6 +21,13 @@ from registry_proxy.net.wallet import Wallet
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.sources.registry import Registry
 from registry_proxy.telemetry.metrics import Metrics
+
+
+class Pass(NamedTuple):
+    """What the clients of a pass-through upstream have shown, and what was said to it."""
+
+    wallet: Wallet
+    verdicts: Verdicts
 
 
 class Upstreams:
@@ -42,7 +49,7 @@ class Upstreams:
         self._passwords = passwords
         self._metrics = metrics
         self._replaced: list[UpstreamClient] = []
-        self._passes: dict[SourceHost, tuple[Wallet, Verdicts]] = {}
+        self._passes: dict[SourceHost, Pass] = {}
         self.apply(config)
 
     async def __aenter__(self) -> Self:
@@ -62,39 +69,48 @@ class Upstreams:
             await self._replaced.pop().retire()
 
     def apply(self, config: Config) -> None:
-        """Serve these upstreams from now on, by this policy; what is under way goes on, and ``tidy`` follows."""
-        for host, settings in config.upstreams.items():
-            known = self.clients.get(host)
-            if known is None or said(known.settings) != said(settings):
-                self._meet(host, settings, config)
+        """Serve these upstreams from now on, by this policy; what is under way goes on, and ``tidy`` follows.
+
+        Raises ConfigInvalid if one cannot be spoken to as it is to be; nothing has changed then.
+        """
+        made = [
+            self._made(host, settings) for host, settings in config.upstreams.items() if self._is_new(host, settings)
+        ]
+        for client, given in made:
+            self._meet(client, given, config)
         serve(self.settings, self.guard, config.upstreams, gates(config.upstreams, self._passwords, self.passing))
         self.closed = self.closed or any(settings.private for settings in config.upstreams.values())
         for gate in self.passing.values():
             gate.apply(config.policy)
 
-    def _meet(self, host: SourceHost, settings: Upstream, config: Config) -> None:
-        """Speak to an upstream by these settings."""
-        before = self.clients.get(host)
-        if before is not None:
-            self._replaced.append(before)
-        self.passing.pop(host, None)
-        self.realms.pop(host, None)
-        if settings.access == "pass-through":
-            wallet, verdicts = self._pass(host, stays=before is not None and before.settings.urls == settings.urls)
-            client = UpstreamClient(host, settings, self._metrics, wallet)
-            self.passing[host] = PassThrough(client, wallet, verdicts, config.policy)
-            self.realms[host] = TokenRelay(client, wallet, verdicts)
-        else:
-            client = UpstreamClient(host, settings, self._metrics)
+    def _is_new(self, host: SourceHost, settings: Upstream) -> bool:
+        known = self.clients.get(host)
+        return known is None or said(known.settings) != said(settings)
+
+    def _made(self, host: SourceHost, settings: Upstream) -> tuple[UpstreamClient, Pass | None]:
+        """A client, and what its clients have shown and were told: for another place than before, nothing yet."""
+        if settings.access != "pass-through":
+            return UpstreamClient(host, settings, self._metrics), None
+        given = self._passes.get(host)
+        if given is None or self.clients[host].settings.urls != settings.urls:
+            verdicts = Verdicts(time.monotonic)
+            given = Pass(Wallet(host, time.monotonic, verdicts.drop), verdicts)
+        return UpstreamClient(host, settings, self._metrics, given.wallet), given
+
+    def _meet(self, client: UpstreamClient, given: Pass | None, config: Config) -> None:
+        """Speak to an upstream by this client."""
+        host = client.name
+        if host in self.clients:
+            self._replaced.append(self.clients[host])
         self.clients[host] = client
         self.registries[host] = Registry(client)
-
-    def _pass(self, host: SourceHost, *, stays: bool) -> tuple[Wallet, Verdicts]:
-        """What clients have shown to an upstream, and what it said: for another place than before, nothing yet."""
-        if not stays or host not in self._passes:
-            verdicts = Verdicts(time.monotonic)
-            self._passes[host] = Wallet(host, time.monotonic, verdicts.drop), verdicts
-        return self._passes[host]
+        self._passes.pop(host, None)
+        self.passing.pop(host, None)
+        self.realms.pop(host, None)
+        if given is not None:
+            self._passes[host] = given
+            self.passing[host] = PassThrough(client, given.wallet, given.verdicts, config.policy)
+            self.realms[host] = TokenRelay(client, given.wallet, given.verdicts)
 
 
 def said(settings: Upstream) -> Upstream:

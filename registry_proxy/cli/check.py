@@ -43,11 +43,13 @@ def check(
     from registry_proxy.cli.advice import look_at_store, warnings
     from registry_proxy.cli.probe import look_at_tiers, probe_all
     from registry_proxy.cli.sources import look_at_sources
+    from registry_proxy.net.trust import check_authorities
     from registry_proxy.telemetry import logs
 
     config = setup.load()
     if config.users.htpasswd is not None and os.access(config.users.htpasswd, os.R_OK):
         with_users(config)
+    check_authorities(config)
     images = _by_upstream(config, [image_name(text) for text in image])
     store = look_at_store(config, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     advice = list(warnings(config, store))

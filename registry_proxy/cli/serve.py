@@ -10,6 +10,7 @@ from registry_proxy.cli.options import NO_FLAGS, Setup, Workers
 from registry_proxy.config import Config
 from registry_proxy.config.units import size_text
 from registry_proxy.config.users import with_users
+from registry_proxy.net.trust import check_authorities
 
 
 def serve(*, workers: Workers = None, setup: Setup = NO_FLAGS) -> None:
@@ -24,7 +25,9 @@ def serve(*, workers: Workers = None, setup: Setup = NO_FLAGS) -> None:
     """
 
     def read() -> Config:
-        return with_users(setup.load(workers))
+        config = with_users(setup.load(workers))
+        check_authorities(config)
+        return config
 
     config = read()  # first: a mistake in it is told at once
     if config.server.workers > 1:

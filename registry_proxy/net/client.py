@@ -62,16 +62,13 @@ class _Trust:
 
 
 class Client:
-    """HTTP with one upstream and with what it names. Close it with ``aclose`` or ``async with``."""
+    """HTTP with one upstream and with what it names. Close it with ``aclose`` or ``async with``. ``tls``: as aiohttp has ``ssl``."""
 
-    def __init__(self, settings: Upstream) -> None:
+    def __init__(self, settings: Upstream, tls: ssl.SSLContext | bool = True) -> None:
         self._settings = settings
         self._hosts = {Origin.of(url).host for url in settings.urls}
         self._met: dict[str, set[Reach]] = {}
-        self._tls: ssl.SSLContext | bool = True
-        if settings.ca is not None:
-            self._tls = ssl.create_default_context()
-            self._tls.load_verify_locations(cafile=settings.ca)
+        self._tls = tls
         self._chain = Chain(parse(settings.forward_proxy or DIRECT), os.urandom(8))
         self._sessions: dict[tuple[_Trust, bool], aiohttp.ClientSession] = {}
 

@@ -42,6 +42,7 @@ from registry_proxy.net.finals import Finals
 from registry_proxy.net.mirrors import Mirrors
 from registry_proxy.net.response import Response
 from registry_proxy.net.slots import Slots, Urgent
+from registry_proxy.net.trust import authorities
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.challenges import parse_challenges
 from registry_proxy.plan.origins import Origin, redirect_target
@@ -101,7 +102,7 @@ class Ask:
 
 
 class UpstreamClient:
-    """Everything that is said to one upstream. ``rate_limit``: what Docker Hub said last about what is left, or None.
+    """Everything that is said to one upstream; raises ConfigInvalid. ``rate_limit``: what Docker Hub said last about what is left, or None.
 
     ``authority``: what to show; without one, the account of the configuration, or what anybody may show.
     """
@@ -113,7 +114,7 @@ class UpstreamClient:
         self.settings = settings
         self.rate_limit: RateLimit | None = None
         self._metrics = metrics
-        self._client = Client(settings)
+        self._client = Client(settings, authorities(name, settings))
         self._mirrors = Mirrors(settings.urls)
         self._blob_slots = Slots(settings.connections)
         self._meta_slots = Slots(_META_SLOTS)

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Final, Protocol
 
 import msgspec
+import structlog
 
 from registry_proxy.access import passwords
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.app import Instance, assemble
 from registry_proxy.config import Config
 from registry_proxy.config import Server as Settings
-from registry_proxy.errors import RegistryProxyError
+from registry_proxy.errors import ConfigInvalid, RegistryProxyError
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.telemetry import logs
@@ -31,6 +32,8 @@ from registry_proxy.workers.desk import Desk
 from registry_proxy.workers.gates import Served
 from registry_proxy.workers.line import Line
 from registry_proxy.workers.lookups import RemoteChunks, RemoteDiscovery, RemoteManifests
+
+_log = structlog.get_logger()
 
 _TENDING: Final = 2.0
 """Seconds between two reports of what was read."""
@@ -67,7 +70,10 @@ class Fetcher:
     async def apply(self, config: Config) -> None:
         """Log at this level, and hold what else can change at once."""
         logs.set_level(config.log.level)
-        await self._instance.apply(config)
+        try:
+            await self._instance.apply(config)
+        except ConfigInvalid as error:  # a file that was right when the supervisor looked at it
+            _log.error("config.refused", error=str(error))
 
 
 @asynccontextmanager

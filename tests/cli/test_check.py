@@ -215,3 +215,12 @@ def test_a_broken_file_of_users(tmp_path: Path, capsys: pytest.CaptureFixture[st
     config.write_text('default_upstreams = false\nusers.htpasswd = "users"\n[upstream."a.example"]\n')
     assert main.run(["check", "--config", str(config)]) == 2
     assert "users: line 1: the hash is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["check", "serve"])
+def test_a_file_of_authorities_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    """It is named, with its key."""
+    config = tmp_path / "proxy.toml"
+    config.write_text('default_upstreams = false\n[upstream."a.example"]\nca = "ca.pem"\n')
+    assert main.run([verb, "--config", str(config), "--store", str(tmp_path / "store")]) == 2
+    assert f'upstream."a.example".ca: {tmp_path}/ca.pem: No such file' in capsys.readouterr().err

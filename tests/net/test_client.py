@@ -7,6 +7,8 @@ import pytest
 from registry_proxy.config import Timeouts, Upstream
 from registry_proxy.errors import UpstreamBroken, UpstreamDown, UpstreamUnreachable
 from registry_proxy.net.client import Client
+from registry_proxy.net.trust import authorities
+from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.origins import Origin
 from tests.fakes.clients import settings_for
 from tests.fakes.faults import Cut, Gate
@@ -139,7 +141,8 @@ async def test_private_ca(tmp_path: Path) -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     async with FakeUpstream(tls=tls) as upstream:
-        async with Client(settings_for(upstream, ca=certificate)) as client:
+        settings = settings_for(upstream, ca=certificate)
+        async with Client(settings, authorities(SourceHost("a.example"), settings)) as client:
             assert await fetch(client, f"{upstream.url}/v2/") == b"{}"
         async with Client(settings_for(upstream)) as client:
             with pytest.raises(UpstreamDown):

@@ -271,6 +271,21 @@ async def test_a_guard_comes_at_once(run: Run, upstream: FakeUpstream, tmp_path:
     assert await statuses() == {401}
 
 
+async def test_a_change_that_cannot_be_made_changes_nothing(run: Run, upstream: FakeUpstream, tmp_path: Path) -> None:
+    """A file of authorities that is none is named; every upstream, that one included, is served on as before."""
+    upstream.add_image(tag="v1")
+    path = f"/v2/{REPOSITORY}/manifests/v1?ns="
+    running = await run(configuration(upstream))
+    (tmp_path / "ca.pem").write_text("none")
+    for file, why in (("gone.pem", "No such file or directory"), ("ca.pem", "no certificates (PEM)")):
+        more = f'ca = "{file}"\n[upstream."new.example"]\nurls = ["{upstream.url}"]\n[policy]\noffline = true'
+        said = await running.reload(configuration(upstream, "max_ranges = 1", more))
+        assert (said["event"], said["error"]) == ("config.refused", f'upstream."{HOST}".ca: {tmp_path}/{file}: {why}')
+        async with Wire(running.address) as wire:
+            assert (await wire.ask(path + HOST)).status == 200
+            assert (await wire.ask(path + "new.example")).codes == ["NAME_UNKNOWN"]
+
+
 async def test_networks_change_at_once(run: Run, upstream: FakeUpstream) -> None:
     """Whoever was served a moment ago is outside now, and inside again."""
     upstream.add_image(tag="v1")
