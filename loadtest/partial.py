@@ -39,7 +39,7 @@ IMAGE: Final = "analysis-esgz"
 MODES: Final = ("off", "behind", "before")
 LINK: Final = Shape(rate=20e6, rtt=0.02)
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-_QUIET: Final = 1.0  # seconds without processor time after which nothing is left to do
+_QUIET: Final = 4.0  # seconds without processor time after which nothing is left to do
 
 
 @dataclass(frozen=True, slots=True)
