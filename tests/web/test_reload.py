@@ -14,6 +14,8 @@ from typing import Any
 import bcrypt
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 from structlog.testing import LogCapture
 
@@ -345,6 +347,20 @@ class TestLevel:
         ]
 
 
+HOSTS = st.sampled_from([SourceHost("a.example"), SourceHost("b.example")])
+UPSTREAMS = st.builds(
+    Upstream,
+    urls=st.sampled_from([("https://a.example",), ("https://b.example",)]),
+    access=st.sampled_from(["open", "local", "pass-through"]),
+    account=st.sampled_from([None, Account("u", "p"), Account("v", "p")]),
+    repositories=st.sampled_from([(), ("x/*",)]),
+    readers=st.sampled_from([{}, {"alice": ("*",)}]),
+    networks=st.sampled_from([(), ("10.0.0.0/8",)]),
+    listen=st.sampled_from([(), ("127.0.0.1:1",)]),
+    catalog=st.booleans(),
+)
+
+
 class TestChanges:
     TLS = Tls(Path("/a.crt"), Path("/a.key"))
 
@@ -410,6 +426,29 @@ class TestChanges:
         named = tuple(f'upstream."a.example".{key}' for key in keys)
         assert (found.now, found.later) == ((named, ()) if live else ((), named))
         assert found.config.upstreams[host] == (structs.replace(one, **two) if live else one)
+
+    @given(st.dictionaries(HOSTS, UPSTREAMS), st.lists(st.dictionaries(HOSTS, UPSTREAMS), max_size=4))
+    def test_any_upstreams(self, first: dict[SourceHost, Upstream], reads: list[dict[SourceHost, Upstream]]) -> None:
+        """However a configuration changes, nothing guarded is opened, no account comes or goes, no table is mixed of two; what is read again
+        changes nothing more, and a key that differs from what runs is named."""
+        running = self.config(upstreams=first)
+        for upstreams in reads:
+            read = self.config(upstreams=upstreams)
+            found = changes(running, read)
+            for host, one in found.config.upstreams.items():
+                before, after = running.upstreams.get(host), upstreams.get(host)
+                assert one in (before, after, after and structs.replace(after, listen=()))
+                if before is not None:
+                    assert not before.guarded or one.access == before.access
+                    assert (one.account, one.repositories, one.listen) == (
+                        before.account,
+                        before.repositories,
+                        before.listen,
+                    )
+            again = changes(found.config, read)
+            assert (again.config, again.now, again.later) == (found.config, (), found.later)
+            assert bool(found.later) == (found.config != read)
+            running = found.config
 
     def test_upstreams_come_and_go(self) -> None:
         """A new one is served, without its listeners; one that is gone is not, unless it has a listener, which cannot go."""
