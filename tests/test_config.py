@@ -124,6 +124,7 @@ class TestFile:
         assert "hunter2" not in repr(Account(username="robot", password="hunter2"))
 
 
+PASSING = "[upstream.'a.example']\naccess = 'pass-through'\n"
 READERS = "[users]\nhtpasswd = 'u'\n[upstream.'a.example']\naccess = 'local'\nreaders = "
 WRONG = [
     ("[server", "Expected"),
@@ -180,6 +181,12 @@ WRONG = [
     ("[upstream.'a.example'.account]\npassword = 'p'", 'upstream."a.example".account.username: missing'),
     ("[upstream.'a.example']\nrepositories = ['/a']", "upstream.\"a.example\".repositories[0]: '/a' is not a pattern"),
     ("[upstream.'a.example']\nlisten = [':x']", "upstream.\"a.example\".listen[0]: ':x' is not an address"),
+    (PASSING + "urls = ['https://a', 'https://b']", 'upstream."a.example".urls: one URL'),
+    (PASSING + "account = {username = 'u', password = 'p'}", 'upstream."a.example".account: a pass-through upstream'),
+    (PASSING + "catalog = true", 'upstream."a.example".catalog: each user of a pass-through upstream'),
+    (PASSING + "readers = {a = ['*']}", 'upstream."a.example".readers: these are the proxy\'s own users'),
+    ("[policy]\nverdict = '6m'", "policy.verdict: at most 5m"),
+    ("[policy]\nverdict = 0", "policy.verdict: more than 0"),
     ("[users]\nhtpaswd = 'x'", "users.htpaswd: unknown key (did you mean htpasswd?)"),
     ("[upstream.'a.example']\naccess = 'closed'", 'upstream."a.example".access: one of open, pass-through, local'),
     ("[upstream.'a.example']\naccess = 'local'", 'upstream."a.example".access: local needs readers or networks'),

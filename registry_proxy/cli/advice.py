@@ -38,7 +38,7 @@ def warnings(config: Config, store: StoreFound) -> Iterator[str]:
         yield from _secret("users.htpasswd", config.users.htpasswd, 0o007)
     for host, upstream in config.upstreams.items():
         reached = [*exposed, *(address for address in upstream.listen if not Address.parse(address).is_loopback)]
-        if reached and upstream.readers and config.server.tls is None:
+        if reached and (upstream.readers or upstream.access == "pass-through") and config.server.tls is None:
             yield f'upstream."{host}": passwords of its readers come to {reached[0]} unencrypted'
         if upstream.account is not None:
             yield from _account(host, upstream, upstream.account, reached)

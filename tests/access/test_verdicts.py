@@ -70,7 +70,7 @@ def test_what_is_taken_back(verdicts: Verdicts) -> None:
 
 def test_no_credential_is_kept(verdicts: Verdicts) -> None:
     """What stands for a credential has nothing of it, and is another in another process."""
-    assert verdicts.who("Bearer hunter2") == verdicts.who("Bearer secret") != Verdicts(Clock()).who("Bearer secret")
+    assert verdicts.who("Bearer hunter2") == verdicts.who("Bearer hunter2") != Verdicts(Clock()).who("Bearer hunter2")
     verdicts.allow("Bearer hunter2", APP, 60)
     verdicts.ends("Bearer hunter2", 60)
     assert "hunter2" not in repr(vars(verdicts))

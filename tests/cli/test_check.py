@@ -199,12 +199,15 @@ def test_users_may_be_read_by_others(tmp_path: Path) -> None:
         access = "local"
         readers = {{ alice = ["*"] }}
         account = {{ username = "u", password = "p" }}
+        [upstream."b.example"]
+        access = "pass-through"
     """
     config = config_of(tmp_path, text)
     store = StoreFound("/s", exists=True, file_system="ext4", free=1, limit=1)
     assert list(warnings(config, store)) == [
         f"users.htpasswd: {file} can be read by other users",
         'upstream."a.example": passwords of its readers come to :5000 unencrypted',
+        'upstream."b.example": passwords of its readers come to :5000 unencrypted',
     ]
 
 
