@@ -20,6 +20,7 @@ from registry_proxy.plan.ranges import Part
 from registry_proxy.pull.flights import BlobFlights
 from registry_proxy.pull.heart import Heart
 from registry_proxy.pull.hints import Hints
+from registry_proxy.pull.inspection import Inspection
 from registry_proxy.pull.inspections import Inspections
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.pull.orphans import Orphans
@@ -111,7 +112,8 @@ class OpenBlob:
         base = index * flights.grid.chunk
         if span.stop > base + flights.grid.chunk or span.start == span.stop:
             return None
-        self._begin()
+        if flights.inspection is not None:
+            self._begin(flights.inspection)
         if not self.settled:
             return None
         chunk = self._store.open_chunk(self.digest, flights.grid, index)
@@ -122,14 +124,14 @@ class OpenBlob:
 
         ``sent``: of a whole answer that goes on here, the sha-256 of each chunk that has gone out before.
         """
-        if sent is None and (len(parts) > 1 or len(parts[0].span) < self.size):
-            self._begin()
+        inspection = self.flights.inspection
+        if inspection is not None and sent is None and (len(parts) > 1 or len(parts[0].span) < self.size):
+            self._begin(inspection)
         return Reader(self.flights, parts, self._read_ahead, sent)
 
-    def _begin(self) -> None:
-        """Ranges of it are read: from now on what is here of it is compared with its table of contents, if it has one."""
-        inspection = self.flights.inspection
-        if inspection is not None:
+    def _begin(self, inspection: Inspection) -> None:
+        """Ranges of it are read: from now on what is here of it is compared with its table of contents."""
+        if inspection.idle:
             inspection.begin(partial(own_bytes, self.flights))
 
 
@@ -172,7 +174,6 @@ class Blobs:
             contested=lambda place: self._later(self._contested(place)),
             learned_rangeless=lambda place: self._later(self._start_siblings(place)),
         )
-
         self._inspections = Inspections(verify_chunks, store, metrics, self._whole, self._doubted)
 
     def apply(self, policy: Policy) -> None:
@@ -265,7 +266,7 @@ class Blobs:
     def _inspect(self, flights: BlobFlights, place: BlobPlace, hint: TocHint) -> None:
         """Have a blob compared with what this repository says about its table of contents; unless another has said so already."""
         known = flights.inspection
-        if known is None or (known.over and known.hint != hint):
+        if known is None or (known.distrusted and known.hint != hint):
             flights.inspection = self._inspections.of(place, flights.landing, hint)
 
     def _doubted(self, digest: Digest) -> None:

@@ -120,7 +120,7 @@ class BlobFlights:
         return (
             inspection is not None
             and inspection.holds
-            and not (inspection.over or self.landing.verified)
+            and not (inspection.over or inspection.distrusted or self.landing.verified)
             and self._ranged is not False
         )
 

@@ -3,20 +3,21 @@
 Lifetime:
 
 =========  ==========================================================================================================
-idle       nobody has read a range of it, or its TOC could not be had a moment ago
+idle       nobody has read a range of it; its TOC could not be had a moment ago; or it is not believed for a while
 loading    the TOC is fetched by an ordinary reader, checked against the manifest, and decoded
 comparing  chunks are due when they land, and all that are here when the TOC comes; one after the other is compared
-over       the blob was verified; or its TOC is not to be believed
+over       the blob was verified
 =========  ==========================================================================================================
 
-A chunk with wrong bytes is evicted, and so is what reaches into it from the next one. The same bytes found wrong for the third time are
-believed, since the TOC may be what is wrong: then the digest of the whole blob has the last word (docs/decisions/0008).
+A chunk with wrong bytes is evicted, and so is what reaches into it from the next one. Where the same bytes come again and again, the TOC
+may be what is wrong: it is not believed for a while then, and the digest of the whole blob has the last word (docs/decisions/0008).
 """
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
@@ -47,10 +48,22 @@ _RETRY: Final = 30.0
 """Seconds until a TOC that could not be had is asked for again."""
 
 _INSISTS: Final = 3
-"""Times that the same wrong bytes come until they are believed rather than the TOC."""
+"""Times that the same wrong bytes come until they are believed rather than the TOC..."""
 
-_REMEMBERED: Final = 4096
-"""Wrong versions of frames that are remembered."""
+_FOR: Final = 120.0
+"""... and the seconds over which they come. A zTOC, which whoever may push to the repository can name, is not defended that long."""
+
+_ASIDE: Final = 600.0
+"""Seconds for which a TOC is not believed; then everything is compared anew."""
+
+
+@dataclass(slots=True)
+class _Version:
+    """Wrong bytes of a frame, by the sha-256 of their chunks; they came so many times, first at ``since`` (the loop's clock)."""
+
+    sums: tuple[bytes, ...]
+    since: float
+    times: int = 0
 
 
 class Bench(Protocol):
@@ -79,7 +92,8 @@ class Bench(Protocol):
 
 
 class Inspection:
-    """Compares one blob. ``holds``: readers wait for it; ``hint``: where the TOC is said to be; ``evictions``: so far, to compare with."""
+    """Compares one blob. ``holds``: readers wait for it; ``hint``: where the TOC is said to be; ``distrusted``: it is not believed
+    just now; ``evictions``: so far, to compare with."""
 
     def __init__(self, place: BlobPlace, landing: BlobLanding, hint: TocHint, bench: Bench, *, holds: bool) -> None:
         self.place = place
@@ -88,6 +102,7 @@ class Inspection:
         self.hint = hint
         self.holds = holds
         self.over = False
+        self.distrusted = False
         self.evictions = 0
         self._bench = bench
         self._frames: Frames | None = None
@@ -100,15 +115,19 @@ class Inspection:
         self._step = asyncio.Event()
         self._retry_at = 0.0
         self._evicted: dict[int, int] = {}
-        self._insisted: Counter[tuple[bytes, ...]] = Counter()
+        self._versions: dict[int, _Version] = {}  # of frames that were found wrong last
 
     # --- what readers and flights tell and ask -------------------------------------------------------------------------
 
+    @property
+    def idle(self) -> bool:
+        """True if its TOC is neither there nor on its way, and may be of use."""
+        return not self.over and self._frames is None and self._task is None
+
     def begin(self, read: Read) -> None:
         """A range of the blob is being read. ``read``: for the TOC."""
-        if self.over or self._frames is not None or self._task is not None:
-            return
-        if asyncio.get_running_loop().time() >= self._retry_at:
+        if self.idle and asyncio.get_running_loop().time() >= self._retry_at:
+            self.distrusted = False
             self._task = self._bench.start(self._run(read))
 
     @contextlib.contextmanager
@@ -162,6 +181,7 @@ class Inspection:
         self._frames = None
         self._right = bytearray()
         self._due.clear()
+        self._versions.clear()
 
     # --- loading -------------------------------------------------------------------------------------------------------
 
@@ -172,7 +192,8 @@ class Inspection:
             await self._compare_due()
         except Exception:  # noqa: BLE001 - a mistake of ours must not hold up readers
             _log.exception("inspection.broke", digest=str(self.landing.digest))
-            self._end()
+            self.unload()
+            self._rest(_ASIDE)
         finally:
             self._task = None
             self._tell()
@@ -189,7 +210,7 @@ class Inspection:
         except RegistryProxyError as error:
             _log.info("toc.unavailable", digest=str(self.landing.digest), error=str(error))
             self._bench.metrics.toc("unavailable")
-            self._retry_at = asyncio.get_running_loop().time() + _RETRY
+            self._rest(_RETRY)
         else:
             self._bench.metrics.toc("used")
             self._frames, self._right = frames, bytearray(len(frames))
@@ -237,23 +258,27 @@ class Inspection:
         for number in numbers:
             if number not in wrong and not any(one in self._due for one in touched[number]):  # landed anew meanwhile
                 self._right[number] = 1
+                self._versions.pop(number, None)
         self._bench.metrics.compared(right=len(numbers) - len(wrong), wrong=len(wrong))
         if wrong:
-            await self._condemn([(touched[number], sums) for number in wrong])
+            await self._condemn({number: touched[number] for number in wrong}, sums)
 
-    async def _condemn(self, found: Collection[tuple[range, Mapping[int, bytes]]]) -> None:
-        """Evict the chunks of wrong frames; or believe them, if they come again and again."""
-        for indexes, sums in found:
-            version = tuple(sums[index] for index in indexes)
-            self._insisted[version] += 1
-            if self._insisted[version] >= _INSISTS:
-                self._set_aside("set-aside", "the same bytes came again and again")
-                return
-        if len(self._insisted) > _REMEMBERED:
-            self._insisted.clear()
-        chunks = sorted({index for indexes, _ in found for index in indexes})
+    async def _condemn(self, found: Mapping[int, range], sums: Mapping[int, bytes]) -> None:
+        """Evict the chunks of wrong frames; or distrust the TOC, if the same ones come again and again."""
+        if any(self._insists(number, tuple(sums[one] for one in indexes)) for number, indexes in found.items()):
+            self._set_aside("set-aside", "the same bytes came again and again")
+            return
+        chunks = sorted({index for indexes in found.values() for index in indexes})
         if await self.evict(chunks):
             _log.error("chunk.wrong", digest=str(self.landing.digest), chunks=chunks, frames=len(found))
+
+    def _insists(self, number: int, sums: tuple[bytes, ...]) -> bool:
+        """Note that a frame was wrong; True if it was so in the same way often and for long."""
+        now, version = asyncio.get_running_loop().time(), self._versions.get(number)
+        if version is None or version.sums != sums:
+            version = self._versions[number] = _Version(sums, now)
+        version.times += 1
+        return version.times >= _INSISTS and now - version.since >= (0 if self.hint.ztoc else _FOR)
 
     async def evict(self, indexes: Iterable[int]) -> bool:
         """Drop chunks that were found wrong; False if the blob has been verified meanwhile, which counts for more."""
@@ -273,7 +298,12 @@ class Inspection:
     def _set_aside(self, outcome: str, why: str) -> None:
         _log.error("toc.not_believed", digest=str(self.landing.digest), repository=self.place.repository, error=why)
         self._bench.metrics.toc(outcome)
-        self._end()
+        self.distrusted = True
+        self.unload()
+        self._rest(_ASIDE)
+
+    def _rest(self, seconds: float) -> None:
+        self._retry_at = asyncio.get_running_loop().time() + seconds
 
     def _end(self) -> None:
         self.over = True

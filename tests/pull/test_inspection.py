@@ -23,6 +23,8 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
+from registry_proxy.pull import inspection as inspection_module
+from registry_proxy.pull import inspections as inspections_module
 from registry_proxy.pull.inspection import Inspection
 from registry_proxy.pull.inspections import Inspections
 from tests.fakes.faults import Flipped
@@ -215,9 +217,12 @@ async def test_a_toc_that_comes_wrong_is_had_anew(
         assert await b.read(layer.digest, span) == layer.data[span.start : span.stop]
 
 
-async def test_a_false_toc_costs_no_availability(bench: Benches, upstream: FakeUpstream, made: dict[str, Made]) -> None:
+async def test_a_false_toc_costs_no_availability(
+    monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
     """A TOC that contradicts what comes again and again is set aside, and everything is served."""
     data, toc = estargz(FILES, chunk=SIZE)
+    monkeypatch.setattr(inspection_module, "_FOR", 0.0)
     name = b'"chunkDigest": "sha256:'
     at = toc.index(name, len(toc) // 2) + len(name)
     false = toc[:at] + (b"0" if toc[at : at + 1] != b"0" else b"1") + toc[at + 1 :]
@@ -230,7 +235,7 @@ async def test_a_false_toc_costs_no_availability(bench: Benches, upstream: FakeU
                 with contextlib.suppress(ContentCorrupt):
                     assert await b.read(layer.digest, span) == layer.data[span.start : span.stop]
                 await inspection.settled(index)
-        assert inspection.over
+        assert inspection.distrusted
         assert figure(b, "tocs_total{outcome=set-aside}") == 1
         assert await b.read(layer.digest) == layer.data
     assert upstream.most_often(layer.digest) == 3
@@ -248,10 +253,79 @@ async def test_a_claim_that_does_not_fit_is_not_believed(
     """A manifest that names a wrong TOC digest costs its blob one more fetch of the end, and nothing else."""
     layer = Layer(upstream, Made(made["estargz"].data, {TOC_DIGEST: sha256(b"something else")}))
     async with bench() as b:
-        assert (await layer.known(b)).over
+        assert (await layer.known(b)).distrusted
         assert await b.read(layer.digest, layer.span(3)) == layer.data[3 * CHUNK : 4 * CHUNK]
         assert figure(b, "tocs_total{outcome=wrong}") == 1
     assert upstream.most_often(layer.digest) == 2
+
+
+async def test_an_upstream_that_errs_for_a_while_is_not_believed(
+    bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """The same wrong bytes are evicted each time they come, and none are left when it is well again."""
+    layer = Layer(upstream, made["estargz"])
+    async with bench() as b:
+        inspection = await layer.known(b)
+        upstream.spoil(Flipped(layer.inside))
+        for _ in range(5):
+            with contextlib.suppress(ContentCorrupt):
+                await b.read(layer.digest, layer.span(layer.middle))
+            await inspection.settled(layer.middle)
+            assert not layer.has(b, layer.middle)
+        upstream.heal()
+        span = layer.span(layer.middle)
+        assert await b.read(layer.digest, span) == layer.data[span.start : span.stop]
+        assert not inspection.distrusted
+
+
+async def test_a_client_that_waits_is_refused_what_stays_wrong(
+    bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """With ``verify_chunks = "before"`` a chunk that came wrong twice fails its reader."""
+    layer = Layer(upstream, made["estargz"])
+    async with bench(lazy=Lazy(verify_chunks="before")) as b:
+        await layer.known(b)
+        upstream.spoil(Flipped(layer.inside))
+        with pytest.raises(ContentCorrupt):
+            await b.read(layer.digest, layer.span(layer.middle))
+    assert upstream.most_often(layer.digest) == 2
+
+
+async def test_a_toc_that_was_set_aside_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """What was believed against it meanwhile is found then."""
+    monkeypatch.setattr(inspection_module, "_FOR", 0.0)
+    monkeypatch.setattr(inspection_module, "_ASIDE", 0.0)
+    layer = Layer(upstream, made["estargz"])
+    async with bench() as b:
+        inspection = await layer.known(b)
+        upstream.spoil(Flipped(layer.inside))
+        while not inspection.distrusted:
+            with contextlib.suppress(ContentCorrupt):
+                await b.read(layer.digest, layer.span(layer.middle))
+            await inspection.settled(layer.middle)
+        assert layer.has(b, layer.middle)
+        upstream.heal()
+        await b.read(layer.digest, layer.span(layer.middle))
+        await inspection.settled(layer.middle)
+        assert not layer.has(b, layer.middle)
+
+
+async def test_frames_take_a_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """Those of the blob that was loaded first go, and are loaded again when it is read."""
+    monkeypatch.setattr(inspections_module, "_MEMORY", 1)
+    one, two = Layer(upstream, made["estargz"]), Layer(upstream, made["stargz"])
+    async with bench() as b:
+        first = await one.known(b)
+        assert not first.idle
+        await two.known(b)
+        assert first.idle
+        await one.known(b)
+        assert figure(b, "tocs_total{outcome=used}") == 3
+    assert upstream.most_often(one.digest) == 1
 
 
 async def test_an_answer_under_way_is_cut_when_its_chunk_is_found_wrong(
