@@ -98,7 +98,7 @@ class RemoteImage:
     @cached_property
     def _offered(self) -> Mapping[str, Digest]:
         """The zTOCs that the instance has of layers, by the layers' digests: only those that are ready, none if it cannot say."""
-        from registry_proxy.lazy.soci import INDEX_V1, LAYER_DIGEST
+        from registry_proxy.lazy.soci import INDEX_V1, ztocs_of
 
         try:
             listed = self.instance.ask(image_path(self.image, "referrers", str(self.digest)), {}, MAX_MANIFEST)
@@ -107,8 +107,7 @@ class RemoteImage:
             manifest = parse_manifest(self.instance.get(image_path(self.image, "manifests", index), {}, MAX_MANIFEST))
         except (RegistryProxyError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
             return {}
-        named = ((layer.annotations.get(LAYER_DIGEST), layer.digest) for layer in manifest.layers)
-        return {source: Digest.parse(ztoc) for source, ztoc in named if source is not None}
+        return {str(layer): ztoc.digest for layer, ztoc in ztocs_of(manifest)}
 
 
 def _fitting(index: "LayerIndex", layer: Descriptor, name: str) -> "LayerIndex":
