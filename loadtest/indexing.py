@@ -1,10 +1,12 @@
 """What making lazy forms costs those who pull meanwhile: the time of a cold pull while layers are indexed or copied, beside none of that.
 
-    python -m loadtest.indexing [--rounds 3]
+    python -m loadtest.indexing [--rounds 8] [--only loopback]
 
 loopback: a proxy that has the image `analysis` (379 MB of gzip) is told to make its SOCI index, or its eStargz copy; while its
 processes are at that, a blob of 256 MB that it does not have is pulled through it from a docker-registry, as fast as two cores go.
 link: the image itself is pulled cold, layer by layer, over 20 MB/s and 20 ms, while each layer that has come is indexed and copied (`eager`).
+
+The best round of each counts beside the median: others use the machine too, and what is looked for is what the making adds.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -95,7 +97,7 @@ def over_the_link(work: Path, ranged: str, image: Image, making: str) -> Run:
         return Run("link", making, seconds, size, bool(states(proxy)))
 
 
-def measure(rounds: int) -> Iterator[Run]:
+def measure(rounds: int, ways: Collection[str]) -> Iterator[Run]:
     """Every way in every round, one after the other."""
     stored, images = storage()
     image = images["full"]
@@ -105,9 +107,9 @@ def measure(rounds: int) -> Iterator[Run]:
             blob = push(other, SIZE, 7)
             upstreams = {SOURCE: f"http://{ranged}", NOISE: f"http://{other}"}
             for number in range(rounds):
-                for making in (QUIET, *FORMS):
+                for making in (QUIET, *FORMS) if "loopback" in ways else ():
                     yield told(beside(work / f"{number}-{making}", upstreams, image, blob, making))
-                for making in (QUIET, "soci and estargz"):
+                for making in (QUIET, "soci and estargz") if "link" in ways else ():
                     yield told(over_the_link(work / f"{number}-link-{making[:4]}", ranged, image, making))
                 call("find", work, "-maxdepth", "2", "-name", "store", "-exec", "rm", "-r", "{}", "+")
 
@@ -121,16 +123,18 @@ def told(run: Run) -> Run:
 
 
 def report(runs: Sequence[Run]) -> str:
-    """Medians of each way, beside the same pull with nothing made."""
+    """Each way beside the same pull with nothing made."""
     rows = {(run.way, run.making): [each for each in runs if (each.way, each.making) == (run.way, run.making)] for run in runs}  # fmt: skip
-    seconds = {row: table.median(run.seconds for run in found) for row, found in rows.items()}
+    best = {row: min(run.seconds for run in found) for row, found in rows.items()}
     lines = []
     for (way, making), found in rows.items():
-        value, quiet = seconds[way, making], seconds[way, QUIET]
-        rate = f"{found[0].size / value / 1e6:.0f}" if value else "-"
-        lines.append([way, making, str(len(found)), f"{value:.2f}", rate,
-                      "" if making == QUIET else table.verdict(value, quiet, SLOWER)])  # fmt: skip
-    return table.markdown(("pull", "made meanwhile", "runs", "s", "MB/s", "time ÷ nothing made"), lines)
+        mine, quiet = best[way, making], best.get((way, QUIET))
+        lines.append([
+            way, making, str(len(found)), f"{mine:.2f}", f"{table.median(run.seconds for run in found):.2f}",
+            f"{found[0].size / mine / 1e6:.0f}", "" if making == QUIET else table.verdict(mine, quiet, SLOWER),
+        ])  # fmt: skip
+    head = ("pull", "made meanwhile", "runs", "s, best", "s, median", "MB/s, best", "best ÷ nothing made")
+    return table.markdown(head, lines)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -138,11 +142,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="indexing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--only", choices=["loopback", "link"])
     given = parser.parse_args(words)
     runs: list[Run] = []
     try:
-        runs.extend(measure(given.rounds))
+        runs.extend(measure(given.rounds, [given.only] if given.only else ["loopback", "link"]))
     finally:
         kept.keep("indexing", {"link": RATE}, [asdict(run) for run in runs])
     text = report(runs)

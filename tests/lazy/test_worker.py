@@ -17,7 +17,7 @@ GROUPS = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
 def test_everybody_else_comes_first(tmp_path: Path) -> None:
-    """It is as nice as can be, and so is its session where the kernel shares processors among sessions."""
+    """It runs when nobody else wants to, it is as nice as can be, and so is its session where the kernel shares processors among sessions."""
     layer = gzip.compress(tar({"a": b"contents"}))
     order = Order(Kind.SOCI, str(Digest.of(layer)), len(layer), "", 4 << 20, str(tmp_path / "out"))
     command = [sys.executable, "-m", "registry_proxy.lazy.work.worker"]
@@ -29,6 +29,7 @@ def test_everybody_else_comes_first(tmp_path: Path) -> None:
         worker.stdin.write(msgspec.json.encode(order) + b"\n" + layer)
         worker.stdin.flush()  # it reports what it has taken, and then waits for the end of its input
         assert msgspec.json.decode(worker.stdout.readline(), type=Report).taken is not None
+        assert os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
         assert os.getpriority(os.PRIO_PROCESS, worker.pid) == 19
         if GROUPS.exists() and GROUPS.read_text(encoding="ascii").strip() == "1":
             assert Path(f"/proc/{worker.pid}/autogroup").read_text(encoding="ascii").split()[-1] == "19"
