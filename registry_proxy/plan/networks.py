@@ -21,8 +21,9 @@ class Networks:
 
     def __contains__(self, address: str) -> bool:
         """True if a client of this address (``unix``: on a Unix socket) is in one of them."""
-        found = _addresses(address)
-        return any(each in network for each in found for network in self._networks) if found else self._unix
+        if address == UNIX:
+            return self._unix
+        return any(each in network for each in _addresses(address) for network in self._networks)
 
 
 def _network(text: str) -> _Network:

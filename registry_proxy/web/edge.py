@@ -194,7 +194,7 @@ class Edge:
 
     async def _dispatch(self, exchange: Exchange) -> Reply:
         request = exchange.request
-        if wait := self._limits.turn(request.remote):
+        if wait := self._limits.turn(exchange.client):
             await asyncio.sleep(wait)
         if request.method not in ("GET", "HEAD"):
             raise WriteRefused("this registry is a read-only proxy")
@@ -365,7 +365,7 @@ def _log(exchange: Exchange, status: int) -> None:
         return
     event: dict[str, object] = {
         "request": exchange.id,
-        "client": exchange.request.remote,
+        "client": exchange.client,
         "method": exchange.request.method,
         "path": exchange.path[:_LOGGED],
         "upstream": exchange.upstream,

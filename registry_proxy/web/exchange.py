@@ -7,6 +7,7 @@ from aiohttp import web
 
 from registry_proxy.access.caller import Caller
 from registry_proxy.oci.names import SourceHost
+from registry_proxy.plan.networks import UNIX
 from registry_proxy.plan.routing import Asked
 from registry_proxy.web.answer import CLOSED, KEPT, Answer
 
@@ -57,9 +58,15 @@ class Exchange:
         return self.request.method == "HEAD"
 
     @property
+    def client(self) -> str | None:
+        """The address that it comes from; None on a Unix socket, where a client may have given its own end any name, an address too."""
+        peer = self.request.protocol.peername
+        return str(peer[0]) if isinstance(peer, tuple) else None
+
+    @property
     def caller(self) -> Caller:
         """Who asks."""
-        return Caller(self.header("Authorization"), self.request.remote or "unix", _common_name(self.request))
+        return Caller(self.header("Authorization"), self.client or UNIX, _common_name(self.request))
 
     def header(self, name: str) -> str | None:
         """A header of the request; one that comes in several lines is one list (RFC 9110 §5.3)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import stat
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from registry_proxy.access.local import Fence
 from registry_proxy.config import Tls
 from registry_proxy.errors import ConfigInvalid
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.plan.networks import UNIX, Networks
 from registry_proxy.web.body import SENDFILE_FROM
 from registry_proxy.web.server import Face
 from registry_proxy.web.tls import Certificates
@@ -240,6 +244,37 @@ class TestUnixSocket:
             assert (await wire.ask("/v2/")).status == 200
         await face.stop()
         assert not Path(path).exists()
+
+    @pytest.mark.parametrize("name", ["192.0.2.1", "\x00192.0.2.1", "::1"])
+    async def test_a_client_is_nowhere_else(
+        self,
+        start: StartFace,
+        heart: MemoryHeart,
+        path: str,
+        tmp_path: Path,
+        name: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Whatever name a client gives to its own end, it is on a Unix socket: it is in no network, and takes nobody's turn."""
+        blob = memory_blob(b"layer")
+        heart.blobs["registry.test", "a", str(blob.digest)] = blob
+        monkeypatch.chdir(tmp_path)
+        for networks, status in ((["192.0.2.0/24", "::1", "127.0.0.0/8"], 403), ([UNIX], 200)):
+            guard = {SourceHost("registry.test"): Fence(Networks(networks), None)}
+            at = f"{path}-{status}"
+            await start(listen=(f"unix:{at}",), guard=guard, requests_per_client=1, queue=0)
+            with socket.socket(socket.AF_UNIX) as own:
+                own.bind(name)
+                own.connect(at)
+                reader, writer = await asyncio.open_unix_connection(sock=own)
+                for _ in range(5):
+                    writer.write(f"GET /v2/a/blobs/{blob.digest}?ns=registry.test HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+                    await reader.readexactly(int(re.findall(rb"Content-Length: (\d+)", head)[0]))
+                writer.close()
+            if "\x00" not in name:
+                Path(name).unlink()
 
     async def test_a_stale_one_is_replaced(self, start: StartFace, path: str) -> None:
         """What a killed process has left behind is no obstacle."""
