@@ -11,12 +11,14 @@ from typing import Final
 from registry_proxy.access import questions
 from registry_proxy.access.caller import Caller
 from registry_proxy.access.gate import Subject
+from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.config import Policy
 from registry_proxy.errors import (
     BadRequest,
     BlobUnknown,
     Denied,
+    LoginNeeded,
     ManifestUnknown,
     NameUnknown,
     NoVerdict,
@@ -49,6 +51,7 @@ class PassThrough:
         client: UpstreamClient,
         wallet: Wallet,
         verdicts: Verdicts,
+        guesses: Guesses,
         policy: Policy,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -56,6 +59,7 @@ class PassThrough:
         self._client = client
         self._wallet = wallet
         self._verdicts = verdicts
+        self._guesses = guesses
         self._policy = policy
         self._clock = clock
         self._wall = wall
@@ -70,27 +74,39 @@ class PassThrough:
         return self._verdicts.yes(caller.authorization, repository)
 
     async def admit(self, caller: Caller, subject: Subject) -> float:
-        """See ``Gate``."""
+        """See ``Gate``; also raises TooManyRequests."""
         authorization = _checked(caller.authorization)
         refusal = self._verdicts.no(authorization, subject.repository)
         if refusal is not None:
             raise refusal.with_traceback(None)
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and {self._client.name} cannot be asked who may read")
+        if self._is_password(authorization):
+            self._guesses.check(caller)
         key = self._verdicts.who(authorization), subject
-        return await self._asking.do(key, lambda: self._ask(Shown(authorization), subject))
+        return await self._asking.do(key, lambda: self._ask(caller, Shown(authorization), subject))
 
-    async def _ask(self, shown: Shown, subject: Subject) -> float:
+    async def _ask(self, caller: Caller, shown: Shown, subject: Subject) -> float:
         try:
             await self._ask_upstream(shown, subject)
         except Denied as refusal:
+            if isinstance(refusal, LoginNeeded) and self._is_password(shown.authorization):
+                self._guesses.wrong(caller, refusal)
             self._verdicts.deny(shown.authorization, subject.repository, refusal, min(_NO, self._policy.verdict))
             raise
         except UpstreamBusy as busy:
             raise NoVerdict(f"{self._client.name} cannot say who may read: {busy}", busy.retry_after) from busy
         except Trouble as trouble:
             raise NoVerdict(f"{self._client.name} cannot say who may read: {trouble}") from trouble
+        if self._is_password(shown.authorization):
+            self._guesses.right(caller)
         return self._admitted(shown, subject.repository)
+
+    def _is_password(self, authorization: str | None) -> bool:
+        """True for a password that the upstream itself judges; with tokens, that is the token server's part."""
+        challenge = self._wallet.challenge
+        wanted = challenge is not None and challenge.scheme == "basic"
+        return wanted and authorization is not None and authorization.lower().startswith("basic ")
 
     async def _ask_upstream(self, shown: Shown, subject: Subject) -> None:
         """What the upstream does not have it cannot give to anybody; who may read its repository may then be told so here, or get

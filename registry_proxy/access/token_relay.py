@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from registry_proxy.access.caller import Caller
+from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.errors import (
     BadRequest,
@@ -27,7 +28,6 @@ from registry_proxy.net.response import Response
 from registry_proxy.net.upstream import Ask, UpstreamClient
 from registry_proxy.net.wallet import Wallet
 from registry_proxy.oci.foreign import Unreadable, decode
-from registry_proxy.oci.names import Repository
 from registry_proxy.plan import tokens
 from registry_proxy.plan.challenges import Challenge
 from registry_proxy.plan.origins import Origin
@@ -38,12 +38,6 @@ _MAX_TOKEN: Final = 64 * 1024
 _LONGEST_LIFE: Final = 1 << 30
 _UNSAID_LIFE: Final = 60.0
 """Seconds: what a token without ``expires_in`` is good for by the specification."""
-
-_NO: Final = 5.0
-"""Seconds for which a refused password is not tried again."""
-
-_LOGIN: Final = Repository("_")
-"""Stands for logging in where verdicts are about repositories; no repository has this name."""
 
 
 class _Said(msgspec.Struct):
@@ -67,31 +61,31 @@ class _Given(msgspec.Struct, omit_defaults=True):
 class TokenRelay:
     """The token realm of one upstream."""
 
-    def __init__(self, client: UpstreamClient, wallet: Wallet, verdicts: Verdicts) -> None:
+    def __init__(self, client: UpstreamClient, wallet: Wallet, verdicts: Verdicts, guesses: Guesses) -> None:
         self._client = client
         self._wallet = wallet
         self._verdicts = verdicts
+        self._guesses = guesses
 
     async def token(self, caller: Caller, query: str) -> bytes:
         """The JSON that answers a request for a token with this query.
 
-        Raises LoginNeeded or Denied as the upstream's token server does, NoSuchEndpoint if the upstream has none, NoVerdict.
+        Raises LoginNeeded or Denied as the upstream's token server does, NoSuchEndpoint if the upstream has none, TooManyRequests, NoVerdict.
         """
         authorization = caller.authorization
         if authorization is not None and not authorization.lower().startswith("basic "):
             raise BadRequest("a token server wants Basic credentials, or none")
-        refused = self._verdicts.no(authorization, _LOGIN)
-        if refused is not None:
-            raise refused.with_traceback(None)
+        self._guesses.check(caller)
         try:
             given = await self._relayed(authorization, query)
         except Denied as denied:
-            self._verdicts.deny(authorization, _LOGIN, denied, _NO)
+            self._guesses.wrong(caller, denied)
             raise
         except UpstreamBusy as busy:
             raise NoVerdict(str(busy), busy.retry_after) from busy
         except Trouble as trouble:
             raise NoVerdict(str(trouble)) from trouble
+        self._guesses.right(caller)
         self._verdicts.ends(f"Bearer {given.token}", given.expires_in)
         return msgspec.json.encode(given)
 

@@ -4,6 +4,7 @@ Whoever was given one of the mappings sees a change at once. An exchange that is
 """
 
 import time
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -11,6 +12,7 @@ import msgspec
 
 from registry_proxy.access.gate import Gate, TokenRealm
 from registry_proxy.access.gates import gates, serve
+from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.pass_through import PassThrough
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.access.token_relay import TokenRelay
@@ -28,6 +30,7 @@ class Pass(NamedTuple):
 
     wallet: Wallet
     verdicts: Verdicts
+    guesses: Guesses
 
 
 class Upstreams:
@@ -94,7 +97,8 @@ class Upstreams:
         given = self._passes.get(host)
         if given is None or self.clients[host].settings.urls != settings.urls:
             verdicts = Verdicts(time.monotonic)
-            given = Pass(Wallet(host, time.monotonic, verdicts.drop), verdicts)
+            guesses = Guesses(verdicts, partial(self._metrics.refused, "password"))
+            given = Pass(Wallet(host, time.monotonic, verdicts.drop), verdicts, guesses)
         return UpstreamClient(host, settings, self._metrics, given.wallet), given
 
     def _meet(self, client: UpstreamClient, given: Pass | None, config: Config) -> None:
@@ -109,8 +113,8 @@ class Upstreams:
         self.realms.pop(host, None)
         if given is not None:
             self._passes[host] = given
-            self.passing[host] = PassThrough(client, given.wallet, given.verdicts, config.policy)
-            self.realms[host] = TokenRelay(client, given.wallet, given.verdicts)
+            self.passing[host] = PassThrough(client, *given, config.policy)
+            self.realms[host] = TokenRelay(client, *given)
 
 
 def said(settings: Upstream) -> Upstream:

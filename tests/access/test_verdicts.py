@@ -4,6 +4,7 @@ import pytest
 
 from registry_proxy.access.caller import Caller
 from registry_proxy.access.gate import Subject
+from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.pass_through import PassThrough
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.config import Policy
@@ -107,7 +108,9 @@ async def test_how_long_a_yes_holds(
         upstream.add_image(tag="v1")
         async with UpstreamClient(HOST, settings_for(upstream, access="pass-through"), Metrics(), wallet) as client:
             policy = Policy(verdict=Seconds(limit))
-            gate = PassThrough(client, wallet, verdicts, policy, clock, lambda: 5_000_000.0)
+            gate = PassThrough(
+                client, wallet, verdicts, Guesses(verdicts, lambda: None, clock), policy, clock, lambda: 5_000_000.0
+            )
             caller = Caller(shown, "127.0.0.1")
             assert await gate.admit(caller, Subject(APP, manifest=Tag("v1"))) == life
             assert gate.at_hand(caller, APP) == (life > 0)
@@ -124,7 +127,7 @@ async def test_what_the_upstream_is_asked(clock: Clock, verdicts: Verdicts, head
         upstream.add_image(tag="v1")
         digest = upstream.add_blob(b"x" * 1000)
         async with UpstreamClient(HOST, settings_for(upstream, access="pass-through"), Metrics(), wallet) as client:
-            gate = PassThrough(client, wallet, verdicts, Policy(), clock)
+            gate = PassThrough(client, wallet, verdicts, Guesses(verdicts, lambda: None, clock), Policy(), clock)
             caller = Caller("Bearer x", "127.0.0.1")
             await gate.admit(caller, Subject(APP, blob=digest))
             assert [asked.method for asked in upstream.asked("blob")] == (["HEAD"] if head else ["HEAD", "GET"])

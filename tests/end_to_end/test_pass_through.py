@@ -387,3 +387,23 @@ async def test_what_clients_have_shown_stays_with_the_place(
             await apply(urls=(moved.url,))
             assert (await wire.ask(path, shown)).status == 401
             assert len(moved.requests) > 0
+
+
+async def test_nobody_has_the_proxy_guess(bench: Benches, private: Image, upstream: FakeUpstream) -> None:
+    """After ten wrong passwords of an address the upstream is asked about no other from there for a while; who is known goes on."""
+    path = paths(*private)[0]
+    async with bench(**SETTINGS) as one, one.wire() as wire:
+        assert (await get(wire, path, ALICE)).status == 200
+        told = [(await get(wire, path, ("robot", f"guess {number}"))).status for number in range(20)]
+        assert set(told[:10]) == {401}
+        guessed = len(
+            [asked for asked in upstream.requests if asked.headers.get("Authorization", "").startswith("Basic")]
+        )
+        late = await get(wire, path, BOB) if upstream.auth == "basic" else await wire.ask(f"/token/{HOST}", basic(BOB))
+        assert (late.status, "Retry-After" in late.headers) == (429, True)
+        after = len(
+            [asked for asked in upstream.requests if asked.headers.get("Authorization", "").startswith("Basic")]
+        )
+        assert after == guessed
+        assert (await get(wire, paths(*private)[3], ALICE)).status == 200
+        assert b'registry_proxy_refused_total{limit="password"}' in (await wire.ask("/metrics")).body
