@@ -16,11 +16,15 @@ QUIET = (
 
 
 def test_the_page_tells_what_the_instance_does(gitlab: Front, pushed: dict[str, Image], work: Path) -> None:
-    """Chromium runs the page's own script under its policy: store, upstreams and sources are there, and nothing was blocked."""
+    """Chromium runs the page's own script under its policy: store, upstreams, sources and conversions are there, and nothing was
+    blocked."""
     image = pushed["tiny"]
     blob = next(iter(image.layer_digests))
     with registry_proxy(work / "proxy", {SOURCE: gitlab.url}, "--parent", "http://127.0.0.1:9") as proxy:
         with urllib.request.urlopen(f"{proxy.url}/v2/{SOURCE}/{image.repository}/blobs/{blob}", timeout=30) as answer:
+            answer.read()
+        lazy = f"{proxy.url}/v2/{SOURCE}/{image.repository}/manifests/latest-esgz"
+        with urllib.request.urlopen(lazy, timeout=60) as answer:
             answer.read()
         command = [
             "chromium",
@@ -35,5 +39,7 @@ def test_the_page_tells_what_the_instance_does(gitlab: Front, pushed: dict[str, 
     assert re.search(r'id="store">[\d.]+ (B|KiB|MiB) of [\d.]+ GiB, [1-9]\d* chunks<', page)
     assert f"<td>{SOURCE}</td>" in page
     assert re.search(r'<td class="bad">trouble: [^<]+</td>', page)  # the parent does not answer
+    assert ">Lazy jobs</h2>" in page
+    assert re.search(r'<td>estargz-[0-9a-f]{16}</td>.*?<td class="good">done</td>', page)
     assert f"{proxy.address}/docker.io/library/alpine" in page
     assert "Content Security Policy" not in done.stderr
