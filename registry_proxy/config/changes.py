@@ -48,7 +48,7 @@ def _live_upstreams(
     running: Mapping[SourceHost, Upstream], read: Mapping[SourceHost, Upstream]
 ) -> dict[SourceHost, Upstream]:
     """Those that are read; of one that has to wait for a restart everything as it was, so that nothing of two configurations is mixed."""
-    waiting = {host for host, upstream in running.items() if upstream.listen and host not in read}
+    waiting = [host for host, upstream in running.items() if upstream.listen and host not in read]
     live = {host: _live_upstream(running.get(host), upstream) for host, upstream in read.items()}
     return live | {host: running[host] for host in waiting}
 
