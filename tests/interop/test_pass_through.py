@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.harness.clients import hashes, podman
+from tests.interop.harness.clients import dockerd, hashes, podman
 from tests.interop.harness.containerd import Containerd, containerd_1, containerd_2, lazy_containerd, missing
 from tests.interop.harness.front import front, redirecting
 from tests.interop.harness.guarded import exchange, guarded
@@ -169,6 +169,24 @@ def test_skopeo_and_crane(passing: Passing, pushed: dict[str, Image], work: Path
     )
     crane(work / "crane", ALICE)
     assert missing(hashes((work / "crane" / "blobs" / "sha256").iterdir()), image.digests) == "{}"
+
+
+def test_docker(passing: Passing, pushed: dict[str, Image], work: Path) -> None:
+    """dockerd pulls under the name of the upstream's own listener, after `docker login` there."""
+    image = pushed["py"]
+    reference = f"{passing.listener}/{image.repository}:latest"
+    with dockerd(work / "docker", passing.proxy.url) as docker:
+        settings = ("--config", str(work / "config"))
+        for user in (None, *passing.strangers):
+            docker_config(work / "config", passing.listener, user)
+            with pytest.raises(Failure):
+                docker.call(*settings, "pull", "--quiet", reference)
+        docker_config(work / "config", passing.listener, None)
+        with pytest.raises(Failure):
+            docker.call(*settings, "login", "--username", GUESS[0], "--password", GUESS[1], passing.listener)
+        docker.call(*settings, "login", "--username", ALICE[0], "--password", ALICE[1], passing.listener)
+        docker.call(*settings, "pull", "--quiet", reference)
+        assert docker.inspect(reference)["RootFS"]["Layers"] == image.diff_ids
 
 
 def _shown(user: tuple[str, str] | None) -> tuple[str, ...]:
