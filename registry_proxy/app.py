@@ -173,7 +173,9 @@ async def assemble(
         stack.push_async_callback(manifests.close)
         offers, queue = await _offers(config, stack, manifests, blobs, shelf, records, metrics)
         discovery = Discovery(registries, served, manifests, config.policy, offers.referrers)
-        figures = Figures(store, upstreams, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf))
+        figures = Figures(
+            store, upstreams, source, sources, tiers, metrics, lambda: lazy_stats(queue, shelf, upstreams.hidden)
+        )
         face = Face(
             msgspec.structs.replace(config, upstreams=served),
             manifests=offers,

@@ -66,6 +66,11 @@ class Upstreams:
         self._replaced += self.clients.values()
         await self.tidy()
 
+    def hidden(self, host: str) -> bool:
+        """True if the names in this upstream are for its readers alone."""
+        settings = self.settings.get(SourceHost(host))
+        return settings is None or settings.guarded
+
     async def tidy(self) -> None:
         """Close the connections of clients that were replaced, as far as they are at rest; the others close their own."""
         while self._replaced:

@@ -7,7 +7,7 @@ lazy form of the image under the tag without it. Whatever is made bears its own 
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import structlog
@@ -255,6 +255,10 @@ class Offers:
             _log.warning("lazy.not_noticed", error=str(error))
 
 
-def lazy_stats(queue: Queue, shelf: Shelf) -> Mapping[str, object]:
-    """What ``/stats`` shows of lazy images."""
-    return {"jobs": queue.stats(), "states": {str(state): n for state, n in queue.states().items()}, **shelf.stats()}
+def lazy_stats(queue: Queue, shelf: Shelf, private: Callable[[str], bool]) -> Mapping[str, object]:
+    """What ``/stats`` shows of lazy images. ``private``: of which upstreams no names are shown."""
+    return {
+        "jobs": queue.stats(private),
+        "states": {str(state): n for state, n in queue.states().items()},
+        **shelf.stats(),
+    }

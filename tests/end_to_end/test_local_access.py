@@ -1,6 +1,7 @@
 """The proxy's own users before a private registry, through a whole instance."""
 
 import asyncio
+import json
 from base64 import b64encode
 from typing import Self
 
@@ -9,7 +10,8 @@ import pytest
 
 from registry_proxy.access import local
 from registry_proxy.access.passwords import LINE_OF_ONE
-from registry_proxy.config import Account
+from registry_proxy.config import Account, Lazy
+from registry_proxy.config.units import Seconds
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.attempts import AT_ONCE
 from registry_proxy.plan.chunk_objects import ChunkName
@@ -236,9 +238,13 @@ async def test_who_guesses_stops_nobody(
 async def test_figures_tell_no_secret(
     bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object]
 ) -> None:
-    """Neither /stats nor /metrics has a name, a password or a private repository."""
-    async with bench(**settings) as one, one.wire() as wire:
+    """Neither /stats nor /metrics has a name, a password, a private repository or a digest in it, what is being made lazy included."""
+    async with bench(lazy=Lazy(wait=Seconds(0)), **settings) as one, one.wire() as wire:
         await statuses(wire, paths(*private), login("alice"))
+        await wire.ask(f"/v2/private/app/manifests/v1-esgz?ns={HOST}", login("alice"))
+        secrets = ("alice", "private/app", str(private[0]), str(private[1]), login("alice").split()[-1])
         for path in ("/stats", "/metrics"):
-            text = (await wire.ask(path)).body
-            assert not any(word in text for word in (b"alice", b"private/app", login("alice").split()[-1].encode()))
+            text = (await wire.ask(path)).body.decode()
+            assert not any(word in text for word in secrets)
+        [job] = json.loads((await wire.ask("/stats")).body)["lazy"]["jobs"]
+        assert (job["image"], job["layer"], job["size_bytes"]) == (HOST, "", len(LAYER))

@@ -61,14 +61,14 @@ class Entry:
         self.error = ""
         self.over = asyncio.Event()
 
-    def row(self) -> dict[str, object]:
-        """What ``/stats`` shows of it."""
+    def row(self, *, private: bool) -> dict[str, object]:
+        """What ``/stats`` shows of it, to anybody; ``private``: no word of what is in the upstream."""
         return {
             "id": self.job.id,
-            "image": f"{self.job.upstream}/{self.job.repository}",
-            "layer": self.job.digest,
+            "image": self.job.upstream if private else f"{self.job.upstream}/{self.job.repository}",
+            "layer": "" if private else self.job.digest,
             "state": str(self.state),
             "taken_bytes": self.taken,
             "size_bytes": self.job.size,
-            "error": self.error,
+            "error": "the log has it" if private and self.error else self.error,
         }

@@ -101,9 +101,9 @@ class Queue:
         """How many jobs wait and run."""
         return Counter(entry.state for entry in self._entries.values() if entry.state not in OVER)
 
-    def stats(self) -> list[dict[str, object]]:
-        """What ``/stats`` shows: the jobs in hand, and the last that are over."""
-        return [entry.row() for entry in self._entries.values()]
+    def stats(self, private: Callable[[str], bool]) -> list[dict[str, object]]:
+        """What ``/stats`` shows: the jobs in hand, and the last that are over. ``private``: of which upstreams no names are shown."""
+        return [entry.row(private=private(entry.job.upstream)) for entry in self._entries.values()]
 
     def _begrudged(self, entry: Entry) -> bool:
         return entry.state is State.FAILED and time.monotonic() - entry.ended < _GRUDGE
