@@ -86,6 +86,17 @@ async def test_a_wrong_range_counts_by_what_is_known(
     assert (tally.undigested, len(tally.wrongs)) == (2, 1)
 
 
+async def test_what_a_toc_names_must_come_right(client: tuple[Client, Tally, Truth], upstream: FakeUpstream) -> None:
+    """Ranges of a layer with a TOC that stay wrong are wrong, also where no digest of the whole has spoken."""
+    one, tally, truth = client
+    number = truth.listed[0]
+    await one.named(number, 0.0)
+    assert tally.wrongs == []
+    upstream.spoil(Garbled())
+    await one.named(number, 0.0)
+    assert "stayed wrong" in tally.wrongs[0]
+
+
 async def test_a_whole_answer_to_a_range_is_noticed(
     client: tuple[Client, Tally, Truth], upstream: FakeUpstream
 ) -> None:

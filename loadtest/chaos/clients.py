@@ -9,7 +9,7 @@ from typing import Final
 import aiohttp
 from multidict import CIMultiDict
 
-from loadtest.chaos.truth import Tally, Truth
+from loadtest.chaos.truth import TAIL, Tally, Truth
 from registry_proxy.plan.chunks import Span
 from tests.fakes.upstream import REPOSITORY
 from tests.fakes.wire import Answer
@@ -63,6 +63,8 @@ class Client:
         while time.monotonic() < self._until:
             way = self._dice.choices(ways, (3, 4, 8, 8, 8, 4, 3, 1, 1))[0]
             number = self._dice.randrange(len(self._truth.sizes))
+            if number in self._truth.listed and way in {self._whole, self._leave, self._dawdle}:
+                way = self._range  # so that it is never complete because of one answer
             await self._until_right(way, number)
             await asyncio.sleep(self._dice.uniform(0, self._pause))
 
@@ -86,6 +88,20 @@ class Client:
             await self._one(number, span)
 
         return await self.attempt(way, number)
+
+    async def named(self, number: int, seconds: float) -> None:
+        """All of a listed blob that its TOC names, in ranges, again and again: what is wrong must be right within so many seconds."""
+        end, deadline = self._truth.sizes[number] - TAIL, time.monotonic() + seconds
+        spans = [Span(start, min(start + 100_000, end)) for start in range(0, end, 100_000)]
+        while wrong := [span for span in spans if not await self._comes_right(number, span)]:
+            if time.monotonic() > deadline:
+                self._wrong(f"{wrong} of blob {number} stayed wrong, though its TOC names them")
+                return
+            await asyncio.sleep(0.2)
+
+    async def _comes_right(self, number: int, span: Span) -> bool:
+        before = self._tally.undigested
+        return await self.span(number, span) and self._tally.undigested == before
 
     async def attempt(self, way: Callable[[int], Awaitable[None]], number: int) -> bool:
         """Try once; True if nothing failed visibly. A wait without an end is put down as one of the things that must not happen."""

@@ -190,6 +190,8 @@ class Blobs:
         if known is not None:
             self._open.move_to_end(place)
             known.fetch_here()
+            if known.flights.inspection is None and not self._inspections.off:
+                self._inspect(known.flights, place, self._records.tocs.peek(self._toc_key(place)))
             return known
         size, proved = await self._doorkeeper.admit(place, certain=certain)
         if not proved and self._store.missing(place.digest, self._store.grid(size)) < self._store.grid(size).count:
@@ -249,8 +251,7 @@ class Blobs:
     async def _blob_flights(self, place: BlobPlace, size: int) -> BlobFlights:
         """The flights of a blob; keyed by size too, so that a manifest that lies about it harms only its own readers."""
         verified = await self._records.verified.get(str(place.digest))
-        key = self._records.digest_key(place.upstream, place.repository, place.digest)
-        hint = await self._records.tocs.get(key) if not self._inspections.off else None
+        hint = None if self._inspections.off else await self._records.tocs.get(self._toc_key(place))
         flights = self._flights.get((place.digest, size))
         if flights is None:
             grid = self._store.grid(size)
@@ -259,13 +260,17 @@ class Blobs:
             )
             flights = BlobFlights(place, grid, landing, self._heart)
             self._flights[place.digest, size] = flights
-        if hint is not None:
-            self._inspect(flights, place, hint)
+        self._inspect(flights, place, hint)
         return flights
 
-    def _inspect(self, flights: BlobFlights, place: BlobPlace, hint: TocHint) -> None:
+    def _toc_key(self, place: BlobPlace) -> str:
+        return self._records.digest_key(place.upstream, place.repository, place.digest)
+
+    def _inspect(self, flights: BlobFlights, place: BlobPlace, hint: TocHint | None) -> None:
         """Have a blob compared with what this repository says about its table of contents; unless another has said so already."""
         known = flights.inspection
+        if hint is None:
+            return
         if known is None or (known.distrusted and known.hint != hint):
             flights.inspection = self._inspections.of(place, flights.landing, hint)
 

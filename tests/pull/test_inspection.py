@@ -204,6 +204,18 @@ async def layer_without_inspection(b: Bench, layer: Layer) -> None:
     assert (await b.instance.blobs.open(b.place(layer.digest))).flights.inspection is None
 
 
+async def test_a_toc_that_becomes_known_later_is_used(
+    bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """The blob was opened before its manifest was seen."""
+    layer = Layer(upstream, made["estargz"])
+    async with bench() as b:
+        await b.read(layer.digest, layer.span(0))
+        assert (await b.instance.blobs.open(b.place(layer.digest))).flights.inspection is None
+        await layer.known(b)
+        assert figure(b, "tocs_total{outcome=used}") == 1
+
+
 async def test_a_toc_that_comes_wrong_is_had_anew(
     bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
 ) -> None:
