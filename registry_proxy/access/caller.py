@@ -1,6 +1,12 @@
 """Who asks."""
 
 from dataclasses import dataclass, field
+from typing import Final
+
+from registry_proxy.errors import BadRequest
+
+_LONGEST: Final = 16 << 10
+"""Characters of an Authorization header; tokens have two or three thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +20,12 @@ class Caller:
     authorization: str | None = field(repr=False)
     address: str
     certificate: str | None = None
+
+
+def checked(authorization: str | None) -> str | None:
+    """A header that can be passed on to an upstream; raises BadRequest."""
+    if authorization is not None and not (
+        len(authorization) <= _LONGEST and authorization.isascii() and authorization.isprintable()
+    ):
+        raise BadRequest("the Authorization header is none")
+    return authorization

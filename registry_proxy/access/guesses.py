@@ -8,21 +8,18 @@ import structlog
 
 from registry_proxy.access.caller import Caller
 from registry_proxy.access.verdicts import Verdicts
-from registry_proxy.errors import Denied, TooManyRequests
+from registry_proxy.errors import TooManyRequests
 from registry_proxy.oci.names import Repository
 from registry_proxy.plan.attempts import Attempts
 from registry_proxy.plan.limits import client_of
 
 _log = structlog.get_logger()
 
-LOGIN: Final = Repository("_")
+_LOGIN: Final = Repository("_")
 """Stands for logging in where verdicts are about repositories; no repository has this name."""
 
 _KNOWN: Final = 300.0
 """Seconds for which a password that was right is known as no guess."""
-
-_NO: Final = 5.0
-"""Seconds for which a wrong password is not tried again."""
 
 
 class Guesses:
@@ -35,22 +32,18 @@ class Guesses:
         self._attempts = Attempts()
 
     def check(self, caller: Caller) -> None:
-        """Return if the upstream may be asked about the password that this client shows; raises TooManyRequests, or the last refusal."""
-        refusal = self._verdicts.no(caller.authorization, LOGIN)
-        if refusal is not None:
-            raise refusal.with_traceback(None)
+        """Return if the upstream may be asked about what this client shows; raises TooManyRequests."""
         wait = self._attempts.wait(_client(caller), self._clock())
-        if caller.authorization is not None and wait and not self._verdicts.yes(caller.authorization, LOGIN):
+        if wait and caller.authorization is not None and not self._verdicts.yes(caller.authorization, _LOGIN):
             self._refused()
             raise TooManyRequests("too many wrong passwords have come from your address", wait)
 
     def right(self, caller: Caller) -> None:
         """The upstream has taken it."""
-        self._verdicts.allow(caller.authorization, LOGIN, _KNOWN)
+        self._verdicts.allow(caller.authorization, _LOGIN, _KNOWN)
 
-    def wrong(self, caller: Caller, refusal: Denied) -> None:
-        """The upstream has refused it, or who shows none at all."""
-        self._verdicts.deny(caller.authorization, LOGIN, refusal, _NO)
+    def wrong(self, caller: Caller) -> None:
+        """The upstream has not taken it; who shows nothing does not guess."""
         if caller.authorization is not None:
             client = _client(caller)
             self._attempts.failed(client, self._clock())

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from registry_proxy.access import questions
-from registry_proxy.access.caller import Caller
+from registry_proxy.access.caller import Caller, checked
 from registry_proxy.access.gate import Subject
 from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.config import Policy
 from registry_proxy.errors import (
-    BadRequest,
     BlobUnknown,
     Denied,
     LoginNeeded,
@@ -38,9 +37,6 @@ _NO: Final = 5.0
 
 _ERRAND: Final = 5.0
 """Seconds in which what the upstream took a moment ago may be shown to it, whatever the token says of its own end."""
-
-_LONGEST: Final = 16 << 10
-"""Characters of an Authorization header; tokens have two or three thousand."""
 
 
 class PassThrough:
@@ -75,7 +71,7 @@ class PassThrough:
 
     async def admit(self, caller: Caller, subject: Subject) -> float:
         """See ``Gate``; also raises TooManyRequests."""
-        authorization = _checked(caller.authorization)
+        authorization = checked(caller.authorization)
         refusal = self._verdicts.no(authorization, subject.repository)
         if refusal is not None:
             raise refusal.with_traceback(None)
@@ -91,7 +87,7 @@ class PassThrough:
             await self._ask_upstream(shown, subject)
         except Denied as refusal:
             if isinstance(refusal, LoginNeeded) and self._is_password(shown.authorization):
-                self._guesses.wrong(caller, refusal)
+                self._guesses.wrong(caller)
             self._verdicts.deny(shown.authorization, subject.repository, refusal, min(_NO, self._policy.verdict))
             raise
         except UpstreamBusy as busy:
@@ -137,11 +133,3 @@ class PassThrough:
         says = expiry(authorization)
         own = float("inf") if says is None else self._clock() + says - self._wall()
         return min(own, self._verdicts.end(authorization))
-
-
-def _checked(authorization: str | None) -> str | None:
-    if authorization is not None and not (
-        len(authorization) <= _LONGEST and authorization.isascii() and authorization.isprintable()
-    ):
-        raise BadRequest("the Authorization header is none")
-    return authorization

@@ -4,12 +4,13 @@ Clients show their password to whoever challenges them, here this proxy: it goes
 upstream's repositories and nothing else, and what comes back is handed on without what could be used for longer than a pull.
 """
 
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
 
 import msgspec
 
-from registry_proxy.access.caller import Caller
+from registry_proxy.access.caller import Caller, checked
 from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.errors import (
@@ -25,9 +26,11 @@ from registry_proxy.errors import (
 )
 from registry_proxy.net.authority import Shown
 from registry_proxy.net.response import Response
+from registry_proxy.net.single import SingleFlight
 from registry_proxy.net.upstream import Ask, UpstreamClient
 from registry_proxy.net.wallet import Wallet
 from registry_proxy.oci.foreign import Unreadable, decode
+from registry_proxy.oci.names import Repository
 from registry_proxy.plan import tokens
 from registry_proxy.plan.challenges import Challenge
 from registry_proxy.plan.origins import Origin
@@ -35,6 +38,9 @@ from registry_proxy.plan.realms import check_realm
 from registry_proxy.plan.refusals import refusal
 
 _MAX_TOKEN: Final = 64 * 1024
+_NO: Final = 5.0
+"""Seconds for which a refusal is told again without asking."""
+
 _LONGEST_LIFE: Final = 1 << 30
 _UNSAID_LIFE: Final = 60.0
 """Seconds: what a token without ``expires_in`` is good for by the specification."""
@@ -58,6 +64,27 @@ class _Given(msgspec.Struct, omit_defaults=True):
     issued_at: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a token is asked for: pulls from these repositories, by this account (empty: none in particular)."""
+
+    repositories: tuple[Repository, ...]
+    account: str
+
+    @property
+    def about(self) -> Repository:
+        """What stands for it where verdicts are about repositories; none has a space in its name."""
+        return Repository(" ".join(("token", self.account, *self.repositories)))
+
+    def fields(self, challenge: Challenge) -> list[tuple[str, str]]:
+        """The query for the upstream's token server."""
+        named = (("service", challenge.parameters.get("service", "")), ("account", self.account))
+        return [
+            *(pair for pair in named if pair[1]),
+            *(("scope", f"repository:{name}:pull") for name in self.repositories),
+        ]
+
+
 class TokenRelay:
     """The token realm of one upstream."""
 
@@ -66,20 +93,31 @@ class TokenRelay:
         self._wallet = wallet
         self._verdicts = verdicts
         self._guesses = guesses
+        self._asking: SingleFlight[tuple[bytes, _Asked], bytes] = SingleFlight()
 
     async def token(self, caller: Caller, query: str) -> bytes:
         """The JSON that answers a request for a token with this query.
 
         Raises LoginNeeded or Denied as the upstream's token server does, NoSuchEndpoint if the upstream has none, TooManyRequests, NoVerdict.
         """
-        authorization = caller.authorization
+        authorization = checked(caller.authorization)
         if authorization is not None and not authorization.lower().startswith("basic "):
             raise BadRequest("a token server wants Basic credentials, or none")
+        asked = _Asked(tuple(tokens.pulls(query, self._client.name)), tokens.account(query))
+        refusal = self._verdicts.no(authorization, asked.about)
+        if refusal is not None:
+            raise refusal.with_traceback(None)
         self._guesses.check(caller)
+        key = self._verdicts.who(authorization), asked
+        return await self._asking.do(key, lambda: self._given(caller, asked))
+
+    async def _given(self, caller: Caller, asked: _Asked) -> bytes:
         try:
-            given = await self._relayed(authorization, query)
+            given = await self._relayed(caller.authorization, asked)
         except Denied as denied:
-            self._guesses.wrong(caller, denied)
+            if isinstance(denied, LoginNeeded):
+                self._guesses.wrong(caller)
+            self._verdicts.deny(caller.authorization, asked.about, denied, _NO)
             raise
         except UpstreamBusy as busy:
             raise NoVerdict(str(busy), busy.retry_after) from busy
@@ -89,21 +127,16 @@ class TokenRelay:
         self._verdicts.ends(f"Bearer {given.token}", given.expires_in)
         return msgspec.json.encode(given)
 
-    async def _relayed(self, authorization: str | None, query: str) -> _Given:
+    async def _relayed(self, authorization: str | None, asked: _Asked) -> _Given:
         challenge = await self._challenge()
         realm = challenge.parameters["realm"]
         origin = check_realm(Origin.of(self._client.settings.urls[0]), realm, self._client.settings.realms)
         headers = {"Authorization": authorization} if authorization else {}
-        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(self._fields(challenge, query))}"
+        url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(asked.fields(challenge))}"
         async with self._client.ask_realm(url, headers) as response:
             if response.status != 200:
                 raise self._refusal(response, origin)
             return _given(await response.read(_MAX_TOKEN), origin)
-
-    def _fields(self, challenge: Challenge, query: str) -> list[tuple[str, str]]:
-        service, account = challenge.parameters.get("service", ""), tokens.account(query)
-        scopes = [("scope", f"repository:{name}:pull") for name in tokens.pulls(query, self._client.name)]
-        return [*(pair for pair in (("service", service), ("account", account)) if pair[1]), *scopes]
 
     async def _challenge(self) -> Challenge:
         """What the upstream asks for, asked anew if it has not been heard yet."""

@@ -332,8 +332,10 @@ async def test_a_header_that_is_none_is_sent_to_nobody(
     bench: Benches, private: Image, upstream: FakeUpstream, header: str
 ) -> None:
     """What no registry could have given out is refused here."""
-    async with bench(**SETTINGS) as one, one.wire() as wire:
-        assert (await wire.ask(paths(*private)[0], header)).status == 400
+    async with bench(**SETTINGS) as one:
+        for path in (paths(*private)[0], f"/token/{HOST}"):
+            async with one.wire() as wire:
+                assert (await wire.ask(path, header)).status == 400
     assert not upstream.requests
 
 
@@ -407,3 +409,20 @@ async def test_nobody_has_the_proxy_guess(bench: Benches, private: Image, upstre
         assert after == guessed
         assert (await get(wire, paths(*private)[3], ALICE)).status == 200
         assert b'registry_proxy_refused_total{limit="password"}' in (await wire.ask("/metrics")).body
+
+
+@pytest.mark.parametrize("private", ["bearer"], indirect=True)
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_token_refused_for_one_repository_is_given_for_another(
+    bench: Benches, private: Image, upstream: FakeUpstream, status: int
+) -> None:
+    """Some token servers refuse what somebody may not read, and who shows nothing: that says nothing of other repositories."""
+    upstream.public_pull = True
+    async with bench(**SETTINGS) as one, one.wire() as wire:
+        for who in ((), (basic(ALICE),)):
+            upstream.fail("token", status, times=1)
+            asked = len(upstream.asked("token"))
+            for _ in range(3):
+                assert (await wire.ask(f"/token/{HOST}?scope=repository:a/b:pull", *who)).status == status
+            assert len(upstream.asked("token")) == asked + 1
+            assert (await wire.ask(f"/token/{HOST}?scope=repository:c/d:pull", *who)).status == 200
