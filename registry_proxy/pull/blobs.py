@@ -97,7 +97,7 @@ class OpenBlob:
     def settled(self) -> bool:
         """False if it is complete and not verified, as after a crash, or if its chunks are to be compared before they are served:
         that is a reader's work."""
-        if self.flights.held_back:
+        if self.flights.inspection is not None and self.flights.held_back:
             return False
         return self.verified or bool(self._store.missing(self.digest, self.flights.grid))
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from registry_proxy.config import Policy, Store
+from registry_proxy.config import Lazy, Policy, Store
 from registry_proxy.errors import BlobUnknown, ContentCorrupt, ManifestUnknown, RegistryProxyError
+from registry_proxy.lazy.estargz.footer import TOC_DIGEST
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, Tag
 from registry_proxy.plan.chunks import Span
@@ -26,11 +28,13 @@ from registry_proxy.workers.calls import Done, Doubt
 from registry_proxy.workers.desk import Desk
 from registry_proxy.workers.line import Line
 from registry_proxy.workers.lookups import RemoteChunks, RemoteDiscovery, RemoteManifests
-from tests.fakes.faults import Garbled, Gate
+from tests.fakes.faults import Flipped, Garbled, Gate
 from tests.fakes.instance import CHUNK, HOST, Bench, Benches, noise
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
+from tests.lazy.layers import estargz, sha256
 
 DATA = noise(6 * CHUNK + 5)
+WRONG = "registry_proxy_frames_compared_total"
 
 
 @dataclass
@@ -187,6 +191,26 @@ async def test_wrong_bytes_never_end_a_whole_answer(pair: Pair, upstream: FakeUp
         sent += await pair.read(digest)
     assert len(sent) < len(DATA)
     assert await pair.read(digest) == DATA
+
+
+async def test_what_is_to_be_compared_first_is_the_fetchers_to_give(
+    bench: Benches, upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    """With ``verify_chunks = "before"`` a server serves nothing of a partial layer with a TOC that the fetcher has not compared."""
+    data, toc = estargz({str(number): noise(40_000, number) for number in range(20)}, chunk=5000)
+    digest = upstream.add_blob(data)
+    layer = {"digest": str(digest), "size": len(data), "annotations": {TOC_DIGEST: sha256(toc)}}
+    manifest = upstream.add_manifest(json.dumps({"schemaVersion": 2, "layers": [layer]}).encode())
+    span = Span(4 * CHUNK, 5 * CHUNK)
+    async with bench(lazy=Lazy(verify_chunks="before")) as fetcher, paired(fetcher, tmp_path) as pair:
+        await fetcher.instance.manifests.get(HOST, Repository(REPOSITORY), manifest)
+        await pair.read(digest, Span(len(data) - 100, len(data)))
+        upstream.spoil(Flipped(span.start + CHUNK // 2), times=1)
+        assert await pair.read(digest, span) == data[span.start : span.stop]
+        assert fetcher.instance.metrics.registry.get_sample_value(WRONG, {"right": "false"}) == 1
+        assert await pair.hit(digest, span) is None
+        assert await pair.read(digest) == data
+        assert await pair.hit(digest, span) == data[span.start : span.stop]
 
 
 async def test_a_fetcher_that_is_replaced_loses_no_answer(pair: Pair, upstream: FakeUpstream) -> None:
