@@ -4,6 +4,7 @@ The upstream is asked about the very thing that is wanted (``questions``); its y
 than the policy and the token allow. Everybody else waits for a yes of their own, whatever lies in the store.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -129,7 +130,9 @@ class PassThrough:
         return life
 
     def _end(self, authorization: str | None) -> float:
-        """When the token in a header ends, by the clock: as its giver said here, or as it says itself."""
-        says = expiry(authorization)
-        own = float("inf") if says is None else self._clock() + says - self._wall()
-        return min(own, self._verdicts.end(authorization))
+        """When the token in a header ends, by the clock: as its giver said here, else as it says itself (by a clock of its own)."""
+        given = self._verdicts.end(authorization)
+        says = expiry(authorization) if given is None else None
+        if says is not None:
+            return self._clock() + says - self._wall()
+        return math.inf if given is None else given

@@ -59,9 +59,9 @@ class Verdicts:
         self._yes.clear()
         self._no.clear()
 
-    def end(self, authorization: str | None) -> float:
-        """When the token in a header ends, by the clock, as far as its giver has said so here."""
-        return self._ends.get(self.who(authorization), float("inf"))
+    def end(self, authorization: str | None) -> float | None:
+        """When the token in a header ends, by the clock, if its giver has said so here."""
+        return self._ends.get(self.who(authorization))
 
     def ends(self, authorization: str, life: float) -> None:
         """The token in this header was given for so many seconds."""

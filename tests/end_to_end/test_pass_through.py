@@ -426,3 +426,22 @@ async def test_a_token_refused_for_one_repository_is_given_for_another(
                 assert (await wire.ask(f"/token/{HOST}?scope=repository:a/b:pull", *who)).status == status
             assert len(upstream.asked("token")) == asked + 1
             assert (await wire.ask(f"/token/{HOST}?scope=repository:c/d:pull", *who)).status == 200
+
+
+@pytest.mark.parametrize("private", ["bearer"], indirect=True)
+async def test_a_farm_with_tokens_of_its_own_each(bench: Benches, private: Image, upstream: FakeUpstream) -> None:
+    """Fifty clients with a token each cost one question each, and one download of the layer; a stranger among them gets nothing."""
+    manifest, blob = paths(*private)[1], paths(*private)[2]
+    async with bench(**SETTINGS) as one:
+
+        async def pull(user: tuple[str, str]) -> list[Answer]:
+            async with one.wire() as wire:
+                shown = await login(wire, (await wire.ask(manifest)).headers["WWW-Authenticate"], user)
+                return [await wire.ask(path, str(shown)) for path in (manifest, blob)]
+
+        *pulled, stranger = await asyncio.gather(*(pull(ALICE) for _ in range(50)), pull(BOB))
+    assert all(answers[0].status == 200 and answers[1].body == LAYER for answers in pulled)
+    assert {answer.status for answer in stranger} == {401}
+    assert upstream.most_often(private[1]) == 1
+    assert len(upstream.tokens) <= 51
+    assert len(upstream.asked("manifest", "HEAD")) <= 52
