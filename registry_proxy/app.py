@@ -144,7 +144,7 @@ async def assemble(
         checked = await stack.enter_async_context(passwords.opened(config, partial(metrics.refused, "password")))
         upstreams = await stack.enter_async_context(Upstreams(config, checked, metrics))
         registries, served = upstreams.registries, upstreams.settings
-        records.asked_as = lambda upstream, repository: registries[upstream].asked_as(repository)
+        records.asked_as = upstreams.asked_as
         source = UpstreamSource(upstreams.clients, DayMemory(time.monotonic), metrics)
         proofs = Proofs(registries, records, config.policy, closed=lambda: upstreams.closed)
         identity = identity or new_identity()

@@ -20,7 +20,7 @@ from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.config import Config, Upstream
 from registry_proxy.net.upstream import UpstreamClient
 from registry_proxy.net.wallet import Wallet
-from registry_proxy.oci.names import SourceHost
+from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.sources.registry import Registry
 from registry_proxy.telemetry.metrics import Metrics
 
@@ -65,6 +65,11 @@ class Upstreams:
         """Close all connections."""
         self._replaced += self.clients.values()
         await self.tidy()
+
+    def asked_as(self, host: SourceHost, repository: Repository) -> str:
+        """As whom an upstream is asked about a repository; of one that is not known, what none is."""
+        registry = self.registries.get(host)
+        return "nobody!" if registry is None else registry.asked_as(repository)
 
     def hidden(self, host: str) -> bool:
         """True if the names in this upstream are for its readers alone."""

@@ -108,7 +108,7 @@ class Shelf:
     def size_at(self, upstream: SourceHost, repository: Repository, digest: Digest) -> int | None:
         """The size of a blob, if it was made for this repository."""
         blob = self._blobs.get(digest)
-        return blob.size if blob is not None and Place(upstream, repository) in blob.places else None
+        return blob.size if blob is not None and self._place(upstream, repository) in blob.places else None
 
     def whole_at(self, upstream: SourceHost, repository: Repository, digest: Digest) -> bool:
         """True if a blob was made for this repository and every chunk of it is here."""
@@ -154,11 +154,15 @@ class Shelf:
 
     async def admit(self, upstream: SourceHost, repository: Repository, digest: Digest) -> None:
         """Readers of this repository may have the blob."""
-        blob, place = self._blobs[digest], Place(upstream, repository)
+        blob, place = self._blobs[digest], self._place(upstream, repository)
         if place not in blob.places:
             places = (place, *blob.places)[:_MOST_PLACES]
             await self._keep(msgspec.structs.replace(blob, places=places))
         await self._records.add_place(digest, upstream, repository)
+
+    def _place(self, upstream: SourceHost, repository: Repository) -> Place:
+        """The repository as it is asked about now: who reads otherwise, by another mode or account, has had nothing made."""
+        return Place(self._records.asked_as(upstream, repository) + upstream, repository)
 
     async def _fill(self, file: BinaryIO, grid: Grid, digest: Digest, room: Room) -> None:
         hasher, sums = digest.hasher(), bytearray()

@@ -1,6 +1,7 @@
 """The proxy's own users before a private registry, through a whole instance."""
 
 import asyncio
+import gzip
 import json
 from base64 import b64encode
 from time import monotonic
@@ -12,13 +13,14 @@ import pytest
 from registry_proxy.access import local
 from registry_proxy.access.passwords import LINE_OF_ONE
 from registry_proxy.config import Account, Lazy
-from registry_proxy.config.units import Seconds
+from registry_proxy.config.units import Seconds, Size
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.attempts import AT_ONCE, PAUSE
 from registry_proxy.plan.chunk_objects import ChunkName
 from tests.fakes.instance import CHUNK, HOST, Benches, noise
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Answer, Wire
+from tests.lazy.layers import tar
 
 LAYER = noise(3 * CHUNK + 7)
 READERS = {"alice": ("private/*",), "*": ("open/*",)}
@@ -182,6 +184,29 @@ async def test_what_was_closed_is_not_opened_by_the_store(
         asked = len(one.upstream.requests)
         assert (await wire.ask(f"/v2/private/app/blobs/{private[1]}?ns={HOST}", login("alice"))).body == LAYER
         assert len(one.upstream.requests) == asked
+
+
+async def test_what_was_made_of_a_private_image_is_not_opened_either(
+    bench: Benches, upstream: FakeUpstream, settings: dict[str, object]
+) -> None:
+    """Lazy copies are the instance's own, and no upstream can be asked about them: they stay with those for whom they were made."""
+    upstream.auth, upstream.public_pull = "basic", False
+    files = tar({"etc/os-release": b"ID=secret\n" * 500})
+    rootfs = {"type": "layers", "diff_ids": [str(Digest.of(files))]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
+    upstream.add_image(layers=[gzip.compress(files, 1)], config=config, tag="v1", repository="private/app")
+    lazy = Lazy(smallest_layer=Size(0), wait=Seconds(60), platforms=("linux/amd64",))
+    async with bench(lazy=lazy, **settings) as one, one.wire() as wire:
+        made = await wire.ask(f"/v2/private/app/manifests/v1-esgz?ns={HOST}", login("alice"))
+        [layer] = json.loads(made.body)["layers"]
+        path = f"/v2/private/app/blobs/{layer['digest']}?ns={HOST}"
+        assert len((await wire.ask(path, login("alice"))).body) == layer["size"]
+        assert [(await wire.ask(path, *who)).status for who in ((), (login("bob"),))] == [401, 403]
+    async with bench(lazy=lazy, listen=True) as one, one.wire() as wire:
+        for asked in (path, f"/v2/private/app/manifests/{made.headers['Docker-Content-Digest']}?ns={HOST}"):
+            assert (await wire.ask(asked)).status in {401, 403, 404}
+    async with bench(lazy=lazy, **settings) as one, one.wire() as wire:
+        assert len((await wire.ask(path, login("alice"))).body) == layer["size"]
 
 
 async def test_a_claim_opens_nothing_that_was_private(
