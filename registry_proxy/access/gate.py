@@ -10,13 +10,18 @@ from registry_proxy.oci.names import Reference, Repository
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is asked for: a manifest or a blob of a repository, else the repository as such (tags, referrers), else, with no
+    """What is asked for: a manifest or a blob of a repository, else the repository as such (tags), else, with no
     repository, the upstream as such (``/v2/``). ``catalog``: the names of all its repositories."""
 
     repository: Repository | None = None
     manifest: Reference | None = None
     blob: Digest | None = None
     catalog: bool = False
+
+    @property
+    def is_list(self) -> bool:
+        """True for the tags of a repository: registries let some see those who may not pull (``ecr:ListImages``, ``metadata/read``)."""
+        return self.repository is not None and self.manifest is None and self.blob is None
 
 
 class Gate(Protocol):
@@ -26,7 +31,7 @@ class Gate(Protocol):
         """True if it is known, without asking anybody, that the caller may read this repository. Cheap: every hit asks."""
 
     async def admit(self, caller: Caller, subject: Subject) -> float:
-        """Seconds for which the yes to this caller holds for the whole repository.
+        """Seconds for which the yes to this caller holds for the whole repository; none if it was about its tags alone.
 
         Raises LoginNeeded, Denied, what the upstream says is not there (ManifestUnknown, BlobUnknown, NameUnknown), or Trouble where
         a verdict cannot be had: that is never a yes.

@@ -73,7 +73,7 @@ class PassThrough:
     async def admit(self, caller: Caller, subject: Subject) -> float:
         """See ``Gate``; also raises TooManyRequests."""
         authorization = checked(caller.authorization)
-        refusal = self._verdicts.no(authorization, subject.repository)
+        refusal = self._verdicts.no(authorization, subject.repository) or self._verdicts.no(authorization, subject)
         if refusal is not None:
             raise refusal.with_traceback(None)
         if self._policy.offline:
@@ -89,7 +89,7 @@ class PassThrough:
         except Denied as refusal:
             if isinstance(refusal, LoginNeeded) and self._is_password(shown.authorization):
                 self._guesses.wrong(caller)
-            self._verdicts.deny(shown.authorization, subject.repository, refusal, min(_NO, self._policy.verdict))
+            self._refused(shown, subject, refusal)
             raise
         except UpstreamBusy as busy:
             raise NoVerdict(f"{self._client.name} cannot say who may read: {busy}", busy.retry_after) from busy
@@ -97,7 +97,7 @@ class PassThrough:
             raise NoVerdict(f"{self._client.name} cannot say who may read: {trouble}") from trouble
         if self._is_password(shown.authorization):
             self._guesses.right(caller)
-        return self._admitted(shown, subject.repository)
+        return self._admitted(shown, subject)
 
     def _is_password(self, authorization: str | None) -> bool:
         """True for a password that the upstream itself judges; with tokens, that is the token server's part."""
@@ -120,13 +120,20 @@ class PassThrough:
                 pass
             raise
 
-    def _admitted(self, shown: Shown, repository: Repository | None) -> float:
-        now = self._clock()
+    def _refused(self, shown: Shown, subject: Subject, refusal: Denied) -> None:
+        """Who has to log in has to for all that is there; what is forbidden may be this one thing, and others show the same."""
+        about = subject.repository if isinstance(refusal, LoginNeeded) else subject
+        self._verdicts.deny(shown.authorization, about, refusal, min(_NO, self._policy.verdict))
+
+    def _admitted(self, shown: Shown, subject: Subject) -> float:
+        now, repository = self._clock(), subject.repository
         end = self._end(shown.authorization)
-        life = max(0.0, min(float(self._policy.verdict), end - now))
-        self._verdicts.allow(shown.authorization, repository, life)
         if repository is not None:
             self._wallet.put(repository, shown, max(end, now + _ERRAND))
+        if subject.is_list:
+            return 0.0
+        life = max(0.0, min(float(self._policy.verdict), end - now))
+        self._verdicts.allow(shown.authorization, repository, life)
         return life
 
     def _end(self, authorization: str | None) -> float:

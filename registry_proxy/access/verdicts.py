@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, TypeVar
 
 from registry_proxy.errors import Denied
@@ -14,7 +14,7 @@ _MOST: Final = 65536
 
 K = TypeVar("K")
 V = TypeVar("V")
-_Key = tuple[bytes, Repository | None]
+_Key = tuple[bytes, Hashable]
 
 
 class Verdicts:
@@ -37,18 +37,18 @@ class Verdicts:
         """True if the last word on this was yes, and holds."""
         return self._yes.get((self.who(authorization), repository), 0.0) > self._clock()
 
-    def no(self, authorization: str | None, repository: Repository | None) -> Denied | None:
-        """The last refusal of this, if it holds."""
-        refusal, until = self._no.get((self.who(authorization), repository), (None, 0.0))
+    def no(self, authorization: str | None, about: Hashable) -> Denied | None:
+        """The last refusal of this, if it holds. ``about``: a repository, or the one thing there that it was about."""
+        refusal, until = self._no.get((self.who(authorization), about), (None, 0.0))
         return refusal if until > self._clock() else None
 
     def allow(self, authorization: str | None, repository: Repository | None, life: float) -> None:
         """It was admitted to the repository; that holds for so many seconds."""
         _keep(self._yes, (self.who(authorization), repository), self._clock() + life)
 
-    def deny(self, authorization: str | None, repository: Repository | None, refusal: Denied, life: float) -> None:
+    def deny(self, authorization: str | None, about: Hashable, refusal: Denied, life: float) -> None:
         """It was refused; that holds for so many seconds."""
-        _keep(self._no, (self.who(authorization), repository), (refusal, self._clock() + life))
+        _keep(self._no, (self.who(authorization), about), (refusal, self._clock() + life))
 
     def drop(self, repository: Repository | None, authorization: str | None) -> None:
         """No yes to this holds any longer."""

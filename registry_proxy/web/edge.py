@@ -294,7 +294,7 @@ class Edge:
                 return await lists.tags(exchange, self._discovery, where, name)
             case ReferrersRoute(name, digest):
                 where = _named(self._target(exchange, name))
-                await self._admit(exchange, where.upstream, Subject(where.repository))
+                await self._admit(exchange, where.upstream, Subject(where.repository, manifest=digest))
                 return await referrers.answer(exchange, self._discovery, where, digest)
             case CatalogRoute():
                 host = self._catalog(exchange, route)

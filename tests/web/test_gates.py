@@ -26,7 +26,7 @@ PATHS = {
     f"/v2/library/app/manifests/{DIGEST}?ns=registry.test": Subject(Repository("library/app"), manifest=DIGEST),
     f"/v2/library/app/blobs/{BLOB}?ns=registry.test": Subject(Repository("library/app"), blob=BLOB),
     "/v2/library/app/tags/list?ns=registry.test": Subject(Repository("library/app")),
-    f"/v2/library/app/referrers/{DIGEST}?ns=registry.test": Subject(Repository("library/app")),
+    f"/v2/library/app/referrers/{DIGEST}?ns=registry.test": Subject(Repository("library/app"), manifest=DIGEST),
     "/v2/_catalog?ns=registry.test": Subject(catalog=True),
     "/v2/?ns=registry.test": Subject(),
 }
