@@ -17,7 +17,7 @@ from tests.interop.harness.clients import hashes, podman
 from tests.interop.harness.containerd import Containerd, containerd_1, containerd_2, missing
 from tests.interop.harness.process import Failure, Process, call, free_port, isolated
 from tests.interop.harness.proxy import SOURCE, Proxy, registry_proxy
-from tests.interop.harness.registries import PASSWORD, USER, Image, htpasswd, registry
+from tests.interop.harness.registries import PASSWORD, USER, Image, basic, htpasswd, registry
 from tests.setup.programs import program
 
 CONFIG = """
@@ -133,6 +133,21 @@ def test_containerd(version: str, local: Local, pushed: dict[str, Image], work: 
             assert missing(containerd.blobs(), image.digests) == "{}"
         if temperature == "cold":
             local.gone()
+
+
+def test_a_node_with_an_account(local: Local, pushed: dict[str, Image], work: Path) -> None:
+    """containerd shows what its hosts.toml has for the proxy, without being asked, whoever pulls on that node."""
+    image = pushed["py"]
+    with containerd_2(work / "c", {SOURCE: local.proxy.url}) as containerd:
+        hosts = work / "c" / "hosts" / SOURCE / "hosts.toml"
+        plain = hosts.read_text(encoding="utf-8")
+        for user, right in ((BOB, False), (ALICE, True)):
+            hosts.write_text(
+                f'{plain}[host."{local.proxy.url}".header]\n  Authorization = "{basic(*user)}"\n', encoding="utf-8"
+            )
+            with contextlib.nullcontext() if right else pytest.raises(Failure):
+                by_containerd(containerd, image)
+        assert missing(containerd.blobs(), image.digests) == "{}"
 
 
 def test_podman(local: Local, pushed: dict[str, Image], work: Path) -> None:
