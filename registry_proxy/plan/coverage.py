@@ -29,6 +29,10 @@ class Spans:
         """The numbers of all spans that share a byte with this one, and perhaps of some between them that do not."""
         return range(bisect_right(self._reach, span.start), bisect_left(self._starts, span.stop))
 
+    def hull(self, numbers: range) -> Span:
+        """What these spans, one or more, reach over together with those before them."""
+        return Span(self._starts[numbers.start], self._reach[numbers.stop - 1])
+
     def touching(self, span: Span) -> Iterator[int]:
         """The numbers of the spans that share a byte with this one, in order."""
         return (number for number in self.near(span) if _meet(self[number], span))

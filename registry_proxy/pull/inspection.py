@@ -16,16 +16,16 @@ may be what is wrong: it is not believed for a while then, and the digest of the
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 
 from registry_proxy.errors import RegistryProxyError
 from registry_proxy.lazy.failures import IndexInvalid
 from registry_proxy.lazy.frames import Frames
-from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.plan.chunks import Grid, Slice, Span
 from registry_proxy.plan.coverage import covered
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.sources.base import BlobPlace
@@ -55,6 +55,10 @@ _FOR: Final = 120.0
 
 _ASIDE: Final = 600.0
 """Seconds for which a TOC is not believed; then everything is compared anew."""
+
+
+_AT_ONCE: Final = 1024
+"""Chunks that are looked up without letting others go on."""
 
 
 @dataclass(slots=True)
@@ -107,6 +111,7 @@ class Inspection:
         self._bench = bench
         self._frames: Frames | None = None
         self._right = bytearray()  # of each frame
+        self._loading = False
         self._due: dict[int, None] = {}
         self._at: int | None = None
         self._landing: Counter[int] = Counter()
@@ -127,7 +132,7 @@ class Inspection:
     def begin(self, read: Read) -> None:
         """A range of the blob is being read. ``read``: for the TOC."""
         if self.idle and asyncio.get_running_loop().time() >= self._retry_at:
-            self.distrusted = False
+            self.distrusted, self._loading = False, True
             self._task = self._bench.start(self._run(read))
 
     @contextlib.contextmanager
@@ -155,8 +160,7 @@ class Inspection:
 
     def pending(self, index: int) -> bool:
         """True while something in a chunk is still to be compared."""
-        loading = self._frames is None and self._task is not None
-        return not self.over and (loading or index in self._due or index in self._landing or index == self._at)
+        return not self.over and (self._loading or index in self._due or index in self._landing or index == self._at)
 
     async def settled(self, index: int) -> None:
         """Wait until all that can be compared in a chunk has been, but not for ever."""
@@ -189,13 +193,14 @@ class Inspection:
         try:
             if read is not None:
                 await self._load(read)
+                self._loading = False
             await self._compare_due()
         except Exception:  # noqa: BLE001 - a mistake of ours must not hold up readers
             _log.exception("inspection.broke", digest=str(self.landing.digest))
             self.unload()
             self._rest(_ASIDE)
         finally:
-            self._task = None
+            self._task, self._loading = None, False
             self._tell()
 
     async def _load(self, read: Read) -> None:
@@ -214,8 +219,16 @@ class Inspection:
         else:
             self._bench.metrics.toc("used")
             self._frames, self._right = frames, bytearray(len(frames))
-            self._due = dict.fromkeys(index for index in range(self.grid.count) if self._has(index))
             self._bench.keep(self, frames.weight)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """All that is here is due."""
+        for index in range(self.grid.count):
+            if not index % _AT_ONCE:
+                await asyncio.sleep(0)
+            if self._has(index):
+                self._due[index] = None
 
     # --- comparing -----------------------------------------------------------------------------------------------------
 
@@ -237,40 +250,44 @@ class Inspection:
     async def _compare(self, index: int) -> None:
         """Compare every frame that lies partly in this chunk and wholly in chunks that are here."""
         frames = self._frames
-        if frames is None:
+        near = frames.spans.near(self.grid.span_of(index)) if frames is not None else range(0)
+        if frames is None or not near:
             return
-        numbers = [one for one in covered(frames.spans, self.grid, index, self._has) if not self._right[one]]
-        touched = {number: self.grid.touched(frames.spans[number]) for number in numbers}
+        digest, new = self.landing.digest, [number for number in near if not self._right[number]]
         with contextlib.ExitStack() as stack:
             chunks: dict[int, StoredChunk] = {}
-            for one in sorted({one for indexes in touched.values() for one in indexes}):
-                chunk = await self._bench.store.load_chunk(self.landing.digest, self.grid, one)
-                if chunk is None:
-                    return  # when it comes again, this frame is looked at again
-                chunks[one] = stack.enter_context(contextlib.closing(chunk))
+            for one in filter(self._has, self.grid.touched(frames.spans.hull(near))):
+                chunk = await self._bench.store.load_chunk(digest, self.grid, one)
+                if chunk is not None:
+                    chunks[one] = stack.enter_context(contextlib.closing(chunk))
             try:
-                wrong, sums = await self._bench.run(_judge, frames, self.grid, numbers, chunks)
+                found = await self._bench.run(_judge, frames, self.grid, index, frozenset(new), chunks)
             except OSError as error:
-                _log.warning("chunk.not_compared", digest=str(self.landing.digest), chunk=index, error=str(error))
+                _log.warning("chunk.not_compared", digest=str(digest), chunk=index, error=str(error))
                 return
-        if self._frames is not frames:
-            return
-        for number in numbers:
-            if number not in wrong and not any(one in self._due for one in touched[number]):  # landed anew meanwhile
-                self._right[number] = 1
-                self._versions.pop(number, None)
-        self._bench.metrics.compared(right=len(numbers) - len(wrong), wrong=len(wrong))
-        if wrong:
-            await self._condemn({number: touched[number] for number in wrong}, sums)
+        if self._frames is frames:
+            self._note_right(found.right, frames, {one for one in chunks if one in self._due})
+            self._bench.metrics.compared(right=len(found.right), wrong=len(found.wrong))
+            if found.wrong:
+                await self._condemn(found.wrong, frames)
 
-    async def _condemn(self, found: Mapping[int, range], sums: Mapping[int, bytes]) -> None:
+    def _note_right(self, numbers: Iterable[int], frames: Frames, anew: Collection[int]) -> None:
+        """These frames need not be compared again, unless some of it has landed anew meanwhile."""
+        for number in numbers:
+            if not anew or not any(one in anew for one in self.grid.touched(frames.spans[number])):
+                self._right[number] = 1
+        if self._versions:
+            for number in numbers:
+                self._versions.pop(number, None)
+
+    async def _condemn(self, wrong: Mapping[int, tuple[bytes, ...]], frames: Frames) -> None:
         """Evict the chunks of wrong frames; or distrust the TOC, if the same ones come again and again."""
-        if any(self._insists(number, tuple(sums[one] for one in indexes)) for number, indexes in found.items()):
+        if any(self._insists(number, sums) for number, sums in wrong.items()):
             self._set_aside("set-aside", "the same bytes came again and again")
             return
-        chunks = sorted({index for indexes in found.values() for index in indexes})
+        chunks = sorted({index for number in wrong for index in self.grid.touched(frames.spans[number])})
         if await self.evict(chunks):
-            _log.error("chunk.wrong", digest=str(self.landing.digest), chunks=chunks, frames=len(found))
+            _log.error("chunk.wrong", digest=str(self.landing.digest), chunks=chunks, frames=len(wrong))
 
     def _insists(self, number: int, sums: tuple[bytes, ...]) -> bool:
         """Note that a frame was wrong; True if it was so in the same way often and for long."""
@@ -316,14 +333,29 @@ class Inspection:
         self._step = asyncio.Event()
 
 
-def _judge(
-    frames: Frames, grid: Grid, numbers: Iterable[int], chunks: Mapping[int, StoredChunk]
-) -> tuple[frozenset[int], dict[int, bytes]]:
-    """The numbers of the wrong frames, and the sha-256 of the chunks; raises OSError. Takes a while: call it in a thread."""
-    data = {index: chunk.read(0, chunk.length) for index, chunk in chunks.items()}
-    wrong = set()
-    for number in numbers:
-        parts = [data[piece.index][piece.start : piece.stop] for piece in grid.slices(frames.spans[number])]
-        if not frames.is_right(number, parts[0] if len(parts) == 1 else b"".join(parts)):
-            wrong.add(number)
-    return frozenset(wrong), {index: chunk.sha256 for index, chunk in chunks.items()} if wrong else {}
+class _Found(NamedTuple):
+    """Frames that were compared: the numbers of the right ones, and of the wrong ones with the sha-256 of their chunks."""
+
+    right: list[int]
+    wrong: dict[int, tuple[bytes, ...]]
+
+
+def _judge(frames: Frames, grid: Grid, index: int, new: Collection[int], chunks: Mapping[int, StoredChunk]) -> _Found:
+    """Compare those of the new frames that chunk ``index`` and the others cover; raises OSError. Call it in a thread."""
+    data: dict[int, bytes] = {}
+
+    def taken(piece: Slice) -> bytes:
+        if piece.index not in data:
+            chunk = chunks[piece.index]
+            data[piece.index] = chunk.read(0, chunk.length)
+        return data[piece.index][piece.start : piece.stop]
+
+    found = _Found([], {})
+    for number in covered(frames.spans, grid, index, chunks.__contains__):
+        if number in new:
+            span = frames.spans[number]
+            if frames.is_right(number, b"".join(map(taken, grid.slices(span)))):
+                found.right.append(number)
+            else:
+                found.wrong[number] = tuple(chunks[one].sha256 for one in grid.touched(span))
+    return found

@@ -27,6 +27,11 @@ def test_touching_spans_are_those_with_a_byte_in_common(spans: list[Span], asked
     for one in asked:
         expected = [number for number, span in enumerate(sorted(spans)) if bytes_of(span) & bytes_of(one)]
         assert list(kept.touching(one)) == expected
+        near = kept.near(one)
+        assert set(expected) <= set(near)
+        if near:
+            hull = kept.hull(near)
+            assert all(hull.start <= kept[number].start <= kept[number].stop <= hull.stop for number in near)
 
 
 @given(some_spans(), st.integers(1, 40), st.permutations(range(SIZE)))
