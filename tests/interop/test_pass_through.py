@@ -189,6 +189,25 @@ def test_docker(passing: Passing, pushed: dict[str, Image], work: Path) -> None:
         assert docker.inspect(reference)["RootFS"]["Layers"] == image.diff_ids
 
 
+def test_workers(storage: Path, pushed: dict[str, Image], work: Path) -> None:
+    """Where several processes serve, crane pulls by its own credentials, again and again, and others' get nothing from any of them."""
+    image = pushed["tiny"]
+    with ExitStack() as stack:
+        url = "http://" + with_tokens(storage, work, stack)
+        proxy, listener = stack.enter_context(proxy_before(url, work, "60s", "--workers", "2"))
+        configs = {user: docker_config(work / user[1], listener, user) for user in (ALICE, BOB)}
+
+        def manifest(user: tuple[str, str]) -> str:
+            words = ("manifest", "--insecure", f"{listener}/{image.repository}:latest")
+            return call(program("crane"), *words, environment={"DOCKER_CONFIG": str(configs[user])})
+
+        for _ in range(6):
+            assert json.loads(manifest(ALICE))["layers"]
+            with pytest.raises(Failure):
+                manifest(BOB)
+        assert not any(user[1] in proxy.log for user in configs)
+
+
 def _shown(user: tuple[str, str] | None) -> tuple[str, ...]:
     return ("--user", ":".join(user)) if user else ()
 
