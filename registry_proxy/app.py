@@ -146,7 +146,13 @@ async def assemble(
         registries, served = upstreams.registries, upstreams.settings
         records.asked_as = upstreams.asked_as
         source = UpstreamSource(upstreams.clients, DayMemory(time.monotonic), metrics)
-        proofs = Proofs(registries, records, config.policy, closed=lambda: upstreams.closed)
+        proofs = Proofs(
+            registries,
+            records,
+            config.policy,
+            closed=lambda: upstreams.closed,
+            for_everybody=lambda host: host in served and served[host].for_everybody,
+        )
         identity = identity or new_identity()
         shared = await _shared_sources(config, stack, identity, store.chunk_size, registries, metrics)
         sources = _in_order(config.policy.sources, (*shared, Watched(source, metrics)))

@@ -65,9 +65,14 @@ class Upstream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.access != "open"
 
     @property
+    def for_everybody(self) -> bool:
+        """True if whoever reaches the proxy may read what we may."""
+        return not self.guarded and not self.networks
+
+    @property
     def private(self) -> bool:
         """True if some of what is fetched from it may not be for everybody."""
-        return self.guarded or self.account is not None
+        return not self.for_everybody or self.account is not None
 
 
 class Forwarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -214,7 +214,7 @@ class Blobs:
         )
         for place in await self._hints.places(digest):
             upstream = self._upstreams.get(place.upstream)
-            if upstream is None or upstream.guarded or upstream.networks:
+            if upstream is None or not upstream.for_everybody:
                 continue
             try:
                 return await self.open(place, certain=certain)

@@ -43,6 +43,9 @@ class PublicDoor(Protocol):
     async def public(self, place: BlobPlace) -> None:
         """Return if an anonymous client may pull this blob; raises BlobUnknown or Trouble if not."""
 
+    async def known_public(self, place: BlobPlace) -> bool:
+        """True if that is known already."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkObject:
@@ -92,7 +95,7 @@ class PublicChunks:
 
     async def _here(self, place: BlobPlace, index: int) -> Piece | None:
         """The chunk, if it is known to be for everybody and lies in the store."""
-        if await self._records.public.get(str(place.digest)) is None:
+        if not await self._door.known_public(place):
             return None
         blob = await self._blobs.open(place, certain=True)
         return blob.hit(self._span(blob, index))

@@ -85,9 +85,10 @@ class VerifiedBlob(msgspec.Struct, frozen=True):
 
 
 class Public(msgspec.Struct, frozen=True):
-    """An anonymous client may pull this. ``size``: bytes."""
+    """An anonymous client may pull this. ``size``: bytes; ``upstream``: which has said so (empty: not known any more)."""
 
     size: int
+    upstream: str = ""
 
 
 class GroupAccount(msgspec.Struct, frozen=True, array_like=True):

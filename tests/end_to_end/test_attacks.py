@@ -1,11 +1,99 @@
 """Ways around the gates that somebody has tried: each ends as it should, and none is open again."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from registry_proxy.app import assemble
+from registry_proxy.config import Config, Server, Store, Upstream
 from registry_proxy.oci.digest import Digest
-from tests.fakes.instance import CHUNK, HOST, Benches, noise
+from registry_proxy.oci.names import SourceHost
+from registry_proxy.plan.chunk_objects import ChunkName
+from tests.fakes.faults import Gate
+from tests.fakes.instance import CHUNK, HOST, Bench, Benches, noise
 from tests.fakes.upstream import FakeUpstream
 
 LAYER = noise(3 * CHUNK + 7)
+OTHER = SourceHost("public.example")
 PASS = {"access": "pass-through", "listen": True}
+
+Two = Callable[..., AbstractAsyncContextManager[Bench]]
+
+
+@pytest.fixture
+def two(tmp_path: Path, upstream: FakeUpstream, no_blocking: None) -> Two:
+    """Makes instances with two upstreams: HOST as it is told, and OTHER, which is open to everybody."""
+
+    @asynccontextmanager
+    async def make(other: FakeUpstream, **settings: object) -> AsyncIterator[Bench]:
+        config = Config(
+            store=Store(path=tmp_path / "store", limit=1 << 30, chunk_size=CHUNK),
+            upstreams={HOST: Upstream(urls=(upstream.url,), **settings), OTHER: Upstream(urls=(other.url,))},
+            server=Server(listen=("127.0.0.1:0",), drain=1),
+        )
+        async with assemble(config) as instance:
+            await instance.face.start()
+            try:
+                yield Bench(instance, upstream)
+            finally:
+                await instance.face.stop()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "closed", [{"access": "local", "networks": ("192.0.2.0/24",)}, {"networks": ("192.0.2.0/24",)}]
+)
+async def test_what_was_public_there_is_not_public_here(
+    two: Two, upstream: FakeUpstream, closed: dict[str, object]
+) -> None:
+    """What an upstream gave to everybody opens nothing by way of another upstream, once only some may have it of this proxy."""
+    layer = upstream.add_blob(LAYER, repository="team/app")
+    thefts = [
+        f"/v2/any/thing/blobs/{layer}?ns={OTHER}",
+        f"/v2/any/thing/blobs/{layer}",
+        ChunkName(layer, CHUNK, 0).path,
+    ]
+    where = (f"OCI-Namespace: {OTHER}", "OCI-Repository: any/thing")
+    async with FakeUpstream() as other:
+        async with two(other) as one, one.wire() as wire:
+            assert (await wire.ask(f"/v2/team/app/blobs/{layer}?ns={HOST}")).body == LAYER
+            assert (await wire.ask(thefts[0])).body == LAYER
+        async with two(other, **closed) as one, one.wire() as wire:
+            for path in thefts:
+                for method in ("GET", "HEAD"):
+                    for headers in ((), where, ("Range: bytes=0-9",)):
+                        assert (await wire.ask(path, *headers, method=method)).status == 404
+
+
+async def test_networks_hold_for_what_comes_by_them(two: Two, upstream: FakeUpstream) -> None:
+    """What those within a network have read is not found by its digest through an upstream that all may use."""
+    layer = upstream.add_blob(LAYER, repository="team/app")
+    async with FakeUpstream() as other, two(other, networks=("127.0.0.0/8",)) as one, one.wire() as wire:
+        assert (await wire.ask(f"/v2/team/app/blobs/{layer}?ns={HOST}")).body == LAYER
+        assert (await wire.ask(f"/v2/any/thing/blobs/{layer}?ns={OTHER}")).status == 404
+        assert (
+            await wire.ask(ChunkName(layer, CHUNK, 0).path, f"OCI-Namespace: {OTHER}", "OCI-Repository: any/thing")
+        ).status == 404
+
+
+async def test_nobody_reads_along_from_outside(two: Two, upstream: FakeUpstream) -> None:
+    """While something comes that only a network may have, a manifest elsewhere that names it is no way to read along."""
+    layer = upstream.add_blob(LAYER, repository="team/app")
+    async with FakeUpstream() as other, two(other, networks=("127.0.0.0/8",)) as one:
+        thief = other.add_image(layers=[LAYER], tag="v1", repository="any/thing")
+        other.remove(layer, repository="any/thing")
+        async with one.wire() as inside, one.wire() as wire:
+            assert (await wire.ask(f"/v2/any/thing/manifests/{thief}?ns={OTHER}")).status == 200
+            upstream.gate = Gate()
+            inside.send(f"/v2/team/app/blobs/{layer}?ns={HOST}")
+            await inside.head()
+            for headers in ((), ("Range: bytes=0-9",)):
+                assert (await wire.ask(f"/v2/any/thing/blobs/{layer}?ns={OTHER}", *headers)).status == 404
+            upstream.gate.release(1 << 30)
+            assert await inside.reader.readexactly(len(LAYER)) == LAYER
 
 
 async def test_who_may_list_may_not_read(bench: Benches, upstream: FakeUpstream) -> None:
