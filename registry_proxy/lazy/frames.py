@@ -18,6 +18,9 @@ LARGEST: Final = 16 << 20
 _INFLATED: Final = 64 << 20
 """Bytes of an inflated frame that are held at a time; builders cut files at 4 MiB."""
 
+_BEHIND: Final = 1 << 20
+"""Bytes behind a frame's contents (headers of files that have none) that are inflated for the sake of the checksum after them."""
+
 _MOST_CONTENTS: Final = 1 << 16
 _SUM: Final = 32
 
@@ -38,6 +41,7 @@ class Frames:
         kept = {span: contents for span, contents in found.items() if _is_bearable(span, contents)}
         self.spans = Spans(kept)
         self._first = array("Q", [0])  # of the contents of each frame
+        self._plain = array("Q")
         self._inner = array("Q")
         self._sizes = array("Q")
         sums = bytearray()
@@ -47,6 +51,7 @@ class Frames:
                 self._sizes.append(content.size)
                 sums += content.sha256
             self._first.append(len(self._inner))
+            self._plain.append(_held(kept[span]))
         self._sums = bytes(sums)
 
     def __len__(self) -> int:
@@ -55,13 +60,17 @@ class Frames:
     @property
     def weight(self) -> int:
         """Bytes of memory, about."""
-        return 32 * len(self.spans) + (16 + _SUM) * len(self._inner)
+        return 40 * len(self.spans) + (16 + _SUM) * len(self._inner)
+
+    def plain(self, number: int) -> int:
+        """Bytes of a frame's contents: what comparing it costs."""
+        return self._plain[number]
 
     def is_right(self, number: int, frame: bytes) -> bool:
         """True if these bytes hold what the digests say. Takes a while: call it in a thread."""
         contents = range(self._first[number], self._first[number + 1])
         try:
-            plain = memoryview(frame if self._inflate is None else _inflated(self._inflate, frame))
+            plain = memoryview(frame if self._inflate is None else _inflated(self._inflate, frame, self._plain[number]))
         except IndexInvalid:
             return False
         return all(self._matches(content, plain) for content in contents)
@@ -74,16 +83,20 @@ class Frames:
 
 def _is_bearable(span: Span, contents: Sequence[Content]) -> bool:
     """False for frames that would cost too much, as no builder makes them."""
-    held = max(content.inner + content.size for content in contents)
     hashed = sum(content.size for content in contents)
-    return len(span) <= LARGEST and max(held, hashed) <= _INFLATED and len(contents) <= _MOST_CONTENTS
+    return len(span) <= LARGEST and max(_held(contents), hashed) <= _INFLATED and len(contents) <= _MOST_CONTENTS
 
 
-def _inflated(inflate: Inflate, frame: bytes) -> bytearray:
-    """The frame inflated to its end, where a checksum of its own may stand; of a bomb only so much."""
+def _held(contents: Sequence[Content]) -> int:
+    """How far into an inflated frame its contents reach."""
+    return max(content.inner + content.size for content in contents)
+
+
+def _inflated(inflate: Inflate, frame: bytes, wanted: int) -> bytearray:
+    """The frame inflated to its end, where a checksum of its own may stand; of a bomb only so much more than is wanted."""
     plain = bytearray()
     for piece in inflate(frame):
         plain += piece
-        if len(plain) > _INFLATED:
+        if len(plain) > wanted + _BEHIND:
             break
     return plain

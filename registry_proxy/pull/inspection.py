@@ -57,6 +57,9 @@ _ASIDE: Final = 600.0
 """Seconds for which a TOC is not believed; then everything is compared anew."""
 
 
+_MOST_INFLATED: Final = 1 << 30
+"""Bytes that are inflated for one chunk: some seconds of the thread. What zeros pack a chunk with beyond that is not compared."""
+
 _AT_ONCE: Final = 1024
 """Chunks that are looked up without letting others go on."""
 
@@ -350,9 +353,10 @@ def _judge(frames: Frames, grid: Grid, index: int, new: Collection[int], chunks:
             data[piece.index] = chunk.read(0, chunk.length)
         return data[piece.index][piece.start : piece.stop]
 
-    found = _Found([], {})
+    found, left = _Found([], {}), _MOST_INFLATED
     for number in covered(frames.spans, grid, index, chunks.__contains__):
-        if number in new:
+        left -= frames.plain(number) if number in new else 0
+        if number in new and left >= 0:
             span = frames.spans[number]
             if frames.is_right(number, b"".join(map(taken, grid.slices(span)))):
                 found.right.append(number)

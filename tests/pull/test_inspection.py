@@ -425,3 +425,17 @@ async def test_a_toc_stays_when_its_layer_is_evicted_in_part(
         assert b.instance.store.stats().evictions >= 1
         assert b.instance.store.has(digest, chunks - 1)
         assert b.instance.store.missing(digest, b.instance.store.grid(len(data))) >= 60
+
+
+async def test_one_chunk_takes_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """What it holds beyond a limit is not inflated."""
+    monkeypatch.setattr(inspection_module, "_MOST_INFLATED", 2 * SIZE)
+    layer = Layer(upstream, made["estargz"])
+    async with bench() as b:
+        inspection = await layer.known(b)
+        before = figure(b, "frames_compared_total{right=true}")
+        await b.read(layer.digest, layer.span(layer.middle))
+        await inspection.settled(layer.middle)
+        assert 2 <= figure(b, "frames_compared_total{right=true}") - before <= 5  # of some thirteen
