@@ -68,7 +68,8 @@ class _Memory:
 
 
 class Passwords:
-    """Says whose Authorization headers are. ``life``: seconds that an answer holds; ``refused``: called for each that had to pause."""
+    """Says whose Authorization headers are. ``life``: seconds that a right one may go unused before it is checked again, and that a wrong
+    one is remembered: only other users would make another answer of either; ``refused``: called for each that had to pause."""
 
     def __init__(
         self, users: Users, life: float, refused: Callable[[], None], clock: Callable[[], float] = monotonic
@@ -89,16 +90,15 @@ class Passwords:
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
     def at_hand(self, authorization: str) -> User | None:
-        """Whose header this is, if it was found right a moment ago."""
-        kept = self._right.get(self._key(authorization), self._clock())
-        return kept[0] if kept is not None else None
+        """Whose header this is, if it was found right, and used a moment ago."""
+        return self._known(self._key(authorization), self._clock())
 
     async def check(self, authorization: str, client: str) -> User | None:
         """Whose header this is; None: nobody's. ``client``: who sends it. Raises TooManyRequests."""
         key, now = self._key(authorization), self._clock()
-        kept = self._right.get(key, now) or self._wrong.get(key, now)
-        if kept is not None:
-            return kept[0]
+        user = self._known(key, now)
+        if user is not None or self._wrong.get(key, now) is not None:
+            return user
         claimed = parse_basic(authorization)
         if claimed is None:
             return None
@@ -111,6 +111,13 @@ class Passwords:
             self._users = Users(config.htpasswd)
             self._right.clear()
             self._wrong.clear()
+
+    def _known(self, key: _Key, now: float) -> User | None:
+        kept = self._right.get(key, now)
+        if kept is None:
+            return None
+        self._right.put(key, kept[0], now + self.life)
+        return kept[0]
 
     async def _check(self, key: _Key, claimed: Basic, client: str) -> User | None:
         self._admit(client)
