@@ -445,3 +445,19 @@ async def test_a_farm_with_tokens_of_its_own_each(bench: Benches, private: Image
     assert upstream.most_often(private[1]) == 1
     assert len(upstream.tokens) <= 51
     assert len(upstream.asked("manifest", "HEAD")) <= 52
+
+
+async def test_a_layer_of_two_repositories_is_fetched_as_who_came_last(bench: Benches, upstream: FakeUpstream) -> None:
+    """What one client could not go on fetching, since it was revoked, another one fetches by a repository of their own."""
+    upstream.auth, upstream.public_pull = "bearer", False
+    large = noise(100 * CHUNK, 7)
+    layer = upstream.add_blob(large, repository="private/app")
+    upstream.add_blob(large, repository="private/other")
+    first, second = (f"/v2/private/{name}/blobs/{layer}?ns={HOST}" for name in ("app", "other"))
+    async with bench(**SETTINGS) as one, one.wire() as wire:
+        for path in (first, second):
+            assert (await get(wire, path, ALICE, "Range: bytes=0-9")).body == large[:10]
+        assert upstream.distinct(layer) < len(large)
+        for token in [token for token, scope in upstream.tokens.items() if scope == "repository:private/app:pull"]:
+            del upstream.tokens[token]
+        assert (await get(wire, second, ALICE)).body == large
