@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from registry_proxy.access.gate import Gate
-from registry_proxy.access.guard import Guard
-from registry_proxy.access.local import Fence, LocalGate
+from registry_proxy.access.guard import Guard, Realms
+from registry_proxy.access.local import Fence, FencedRealm, LocalGate
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.config import Upstream
 from registry_proxy.oci.names import SourceHost
@@ -16,6 +16,15 @@ def gates(upstreams: Mapping[SourceHost, Upstream], passwords: Passwords, others
     """The gates of all upstreams that need one. ``others``: of those whose mode is pass-through; networks stand before them."""
     found = {host: _gate(host, upstream, passwords, others) for host, upstream in upstreams.items()}
     return {host: gate for host, gate in found.items() if gate is not None}
+
+
+def realms(upstreams: Mapping[SourceHost, Upstream], relays: Realms) -> Realms:
+    """Where the clients of those whose mode is pass-through get tokens: by these relays, within the networks of each."""
+    return {
+        host: FencedRealm(Networks(upstream.networks), relays[host]) if upstream.networks else relays[host]
+        for host, upstream in upstreams.items()
+        if upstream.access == "pass-through"
+    }
 
 
 def serve(

@@ -3,7 +3,7 @@
 import math
 
 from registry_proxy.access.caller import Caller
-from registry_proxy.access.gate import Gate, Subject
+from registry_proxy.access.gate import Gate, Subject, TokenRealm
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.errors import Denied, LoginNeeded
 from registry_proxy.oci.names import Repository
@@ -68,9 +68,26 @@ class Fence:
 
     async def admit(self, caller: Caller, subject: Subject) -> float:
         """As ``Gate`` has it."""
-        if caller.address not in self._networks:
-            raise Denied("this upstream is not served to your address")
+        _stop(caller, self._networks)
         return await self._behind.admit(caller, subject) if self._behind is not None else _ALWAYS
+
+
+class FencedRealm:
+    """Gives tokens to whoever comes from one of these networks: nobody else tries passwords at the upstream by way of the proxy."""
+
+    def __init__(self, networks: Networks, behind: TokenRealm) -> None:
+        self._networks = networks
+        self._behind = behind
+
+    async def token(self, caller: Caller, query: str) -> bytes:
+        """As ``TokenRealm`` has it."""
+        _stop(caller, self._networks)
+        return await self._behind.token(caller, query)
+
+
+def _stop(caller: Caller, networks: Networks) -> None:
+    if caller.address not in networks:
+        raise Denied("this upstream is not served to your address")
 
 
 def _named(caller: Caller) -> User | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from registry_proxy.access.gate import Gate, TokenRealm
-from registry_proxy.access.gates import gates, serve
+from registry_proxy.access.gates import gates, realms, serve
 from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.pass_through import PassThrough
 from registry_proxy.access.passwords import Passwords
@@ -53,6 +53,7 @@ class Upstreams:
         self._metrics = metrics
         self._replaced: list[UpstreamClient] = []
         self._passes: dict[SourceHost, Pass] = {}
+        self._relays: dict[SourceHost, TokenRelay] = {}
         self.apply(config)
 
     async def __aenter__(self) -> Self:
@@ -92,6 +93,8 @@ class Upstreams:
         for client, given in made:
             self._meet(client, given, config)
         serve(self.settings, self.guard, config.upstreams, gates(config.upstreams, self._passwords, self.passing))
+        self.realms.clear()
+        self.realms.update(realms(config.upstreams, self._relays))
         self.closed = self.closed or any(settings.private for settings in config.upstreams.values())
         for gate in self.passing.values():
             gate.apply(config.policy)
@@ -120,11 +123,11 @@ class Upstreams:
         self.registries[host] = Registry(client)
         self._passes.pop(host, None)
         self.passing.pop(host, None)
-        self.realms.pop(host, None)
+        self._relays.pop(host, None)
         if given is not None:
             self._passes[host] = given
             self.passing[host] = PassThrough(client, *given, config.policy)
-            self.realms[host] = TokenRelay(client, *given)
+            self._relays[host] = TokenRelay(client, *given)
 
 
 def said(settings: Upstream) -> Upstream:

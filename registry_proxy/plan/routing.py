@@ -173,8 +173,9 @@ def upstream(asked: Asked, hosts: Collection[SourceHost]) -> SourceHost | None:
 
 
 def catalog_host(route: CatalogRoute, asked: Asked, hosts: Collection[SourceHost]) -> SourceHost | None:
-    """The upstream whose repositories are asked for, or None where nothing names one; raises UnknownUpstream."""
-    chosen = upstream(asked, hosts) if not route.name else find(route.name, hosts)
+    """The upstream whose repositories are asked for, or None where nothing names one; raises NameInvalid and UnknownUpstream."""
+    beside = upstream(asked, hosts)
+    chosen = find(route.name, hosts) if route.name else beside
     if route.name and chosen is None:
         raise UnknownUpstream(f"{names.source_host(route.name)} is not a configured upstream")
     return chosen

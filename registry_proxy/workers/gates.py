@@ -9,7 +9,7 @@ from time import monotonic
 
 from registry_proxy.access.caller import Caller
 from registry_proxy.access.gate import Gate, Subject, TokenRealm
-from registry_proxy.access.gates import gates, serve
+from registry_proxy.access.gates import gates, realms, serve
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.config import Config, Upstream
@@ -67,7 +67,7 @@ class Served:
         changed = config.upstreams != self.settings
         passing = [host for host, upstream in config.upstreams.items() if upstream.access == "pass-through"]
         self.realms.clear()
-        self.realms.update((host, RemoteRealm(host, self._line)) for host in passing)
+        self.realms.update(realms(config.upstreams, {host: RemoteRealm(host, self._line) for host in passing}))
         serve(
             self.settings, self.guard, config.upstreams, gates(config.upstreams, self._passwords, self._gates(passing))
         )

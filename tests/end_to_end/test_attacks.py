@@ -1,5 +1,7 @@
 """Ways around the gates that somebody has tried: each ends as it should, and none is open again."""
 
+import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,11 @@ from tests.fakes.upstream import FakeUpstream
 LAYER = noise(3 * CHUNK + 7)
 OTHER = SourceHost("public.example")
 PASS = {"access": "pass-through", "listen": True}
+
+
+def basic(user: str, password: str) -> str:
+    return "Authorization: Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
 
 Two = Callable[..., AbstractAsyncContextManager[Bench]]
 
@@ -90,8 +97,9 @@ async def test_nobody_reads_along_from_outside(two: Two, upstream: FakeUpstream)
             upstream.gate = Gate()
             inside.send(f"/v2/team/app/blobs/{layer}?ns={HOST}")
             await inside.head()
-            for headers in ((), ("Range: bytes=0-9",)):
-                assert (await wire.ask(f"/v2/any/thing/blobs/{layer}?ns={OTHER}", *headers)).status == 404
+            async with asyncio.timeout(20):
+                for headers in ((), ("Range: bytes=0-9",)):
+                    assert (await wire.ask(f"/v2/any/thing/blobs/{layer}?ns={OTHER}", *headers)).status == 404
             upstream.gate.release(1 << 30)
             assert await inside.reader.readexactly(len(LAYER)) == LAYER
 
@@ -122,3 +130,22 @@ async def test_one_thing_refused_closes_no_repository(bench: Benches, upstream: 
         assert (await wire.ask(quarantined)).status == 403  # for five seconds
         assert (await wire.ask(f"/v2/team/app/manifests/v1?ns={HOST}")).status == 200
         assert (await wire.ask(f"/v2/team/app/blobs/{Digest.of(LAYER)}?ns={HOST}")).body == LAYER
+
+
+async def test_no_tokens_for_who_is_outside(bench: Benches, upstream: FakeUpstream) -> None:
+    """Whom an upstream is not served to cannot try passwords there either."""
+    upstream.auth = "bearer"
+    async with bench(networks=("192.0.2.0/24",), **PASS) as one, one.wire() as wire:
+        assert (await wire.ask(f"/token/{HOST}?scope=repository:a:pull", basic("robot", "s3cret"))).status == 403
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize("ns", ["a%0d%0aX-Evil:%20b", "%00", "%ff"])
+async def test_no_header_is_made_of_a_query(bench: Benches, upstream: FakeUpstream, ns: str) -> None:
+    """A name in the query that is none comes back in no header, and breaks nothing."""
+    async with bench(listen=True, catalog=True) as one, one.wire() as wire:
+        for path in (f"/v2/{HOST}/_catalog?ns={ns}", f"/v2/?ns={ns}", f"/v2/team/app/tags/list?ns={ns}"):
+            answer = await wire.ask(path)
+            assert "X-Evil" not in answer.headers
+            assert "OCI-Namespace" not in answer.headers
+            assert answer.status < 500
