@@ -78,6 +78,8 @@ class Bench(Protocol):
 
     store: ChunkStore
     metrics: Metrics
+    turn: asyncio.Semaphore
+    """For whoever compares: chunks that are open are not evicted, so they are not opened before their turn."""
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do this beside everything else."""
@@ -245,7 +247,8 @@ class Inspection:
             del self._due[index]
             self._at = index
             try:
-                await self._compare(index)
+                async with self._bench.turn:
+                    await self._compare(index)
             finally:
                 self._at = None
                 self._tell()

@@ -45,6 +45,7 @@ class Inspections:
     ) -> None:
         self.store = store
         self.metrics = metrics
+        self.turn = asyncio.Semaphore(1)
         self._when = when
         self._read_blob = read_blob
         self._doubted = doubted

@@ -421,6 +421,8 @@ async def test_a_toc_stays_when_its_layer_is_evicted_in_part(
         assert inspection is not None
         await inspection.settled(chunks - 1)
         await b.read(digest, Span(0, 128 * CHUNK))
+        for index in range(128):
+            await inspection.settled(index)
         await b.read(other)
         assert b.instance.store.stats().evictions >= 1
         assert b.instance.store.has(digest, chunks - 1)
