@@ -41,12 +41,15 @@ def allowed() -> set[str]:
 
 
 def confined(directory: Path, trace: Path) -> tuple[str | Path, ...]:
-    """What to put before a command; only `directory` can be written to. Mappings that the program makes are listed in `trace`."""
+    """What to put before a command; only `directory` can be written to. Mappings that the program makes are listed in `trace`.
+
+    Who is started is the program itself, with strace beside it (-D): asked to end, strace would leave it behind.
+    """
     refused = ",".join(f"?{name}" for name in sorted(set(_members("@known")) - allowed()))
     return (
         "unshare", "--mount", "--propagation", "private", "sh", "-c", READ_ONLY, "sh", directory,
         "setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all",
-        "strace", "-f", "-qq", "-o", trace, "-e", f"trace=mmap,mprotect,{refused}", "-e", "signal=none", "-e", f"inject={refused}:error=EPERM",
+        "strace", "-D", "-f", "-qq", "-o", trace, "-e", f"trace=mmap,mprotect,{refused}", "-e", "signal=none", "-e", f"inject={refused}:error=EPERM",
     )  # fmt: skip
 
 
