@@ -11,6 +11,10 @@ class IndexInvalid(RegistryProxyError):
     """An index is malformed, contradicts itself, or does not fit the bytes of its layer."""
 
 
+class TocTooLarge(IndexInvalid):
+    """A table of contents beyond a bound; nothing is wrong with it."""
+
+
 class FileUnknown(RegistryProxyError):
     """The layer or image has no such regular file."""
 

@@ -280,7 +280,7 @@ class Blobs:
 
     async def _whole(self, place: BlobPlace, size: int) -> bytes:
         """A whole blob of so many bytes, verified."""
-        blob = await self.open(place, certain=True)
+        blob = await self.open(place)
         if blob.size != size:
             raise BlobUnknown(f"{place.digest} has {blob.size} bytes where a manifest says {size}")
         return await own_bytes(blob.flights, Span(0, blob.size))

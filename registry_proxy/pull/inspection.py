@@ -16,14 +16,14 @@ may be what is wrong: it is not believed for a while then, and the digest of the
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 
 from registry_proxy.errors import RegistryProxyError
-from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.failures import IndexInvalid, TocTooLarge
 from registry_proxy.lazy.frames import Frames
 from registry_proxy.plan.chunks import Grid, Slice, Span
 from registry_proxy.plan.coverage import covered
@@ -93,8 +93,8 @@ class Bench(Protocol):
     async def spare(self, inspection: "Inspection", read: Read) -> None:
         """Spare the chunks of a TOC, if that takes no fetching."""
 
-    def keep(self, inspection: "Inspection", weight: int) -> None:
-        """This one holds so many bytes of frames; those that were loaded longest ago may have to let go of theirs."""
+    def keep(self, inspection: "Inspection") -> None:
+        """This one has loaded its frames; those that did so longest ago may have to let go of theirs."""
 
     def doubt(self, inspection: "Inspection") -> None:
         """What came of this blob was wrong: have it from elsewhere if possible."""
@@ -125,6 +125,7 @@ class Inspection:
         self._step = asyncio.Event()
         self._retry_at = 0.0
         self._evicted: dict[int, int] = {}
+        self._spared: Sequence[int] = ()
         self._versions: dict[int, _Version] = {}  # of frames that were found wrong last
 
     # --- what readers and flights tell and ask -------------------------------------------------------------------------
@@ -152,6 +153,8 @@ class Inspection:
 
     def _landed(self, index: int) -> None:
         frames = self._frames
+        if index in self._spared:
+            self.spare([index])
         if frames is None:
             return  # what is here when the TOC comes is due then
         if self.landing.verified:
@@ -180,6 +183,16 @@ class Inspection:
             _log.warning("chunk.not_compared", digest=str(self.landing.digest), chunk=index, seconds=_PATIENCE)
         finally:
             self._wanted -= Counter((index,))
+
+    def spare(self, chunks: Sequence[int]) -> None:
+        """These chunks, which hold the TOC, outlast the others, those that are here and those that come."""
+        self._spared = self._spared or chunks
+        self._bench.store.spare(self.landing.digest, chunks, self.landing.digest, self.grid)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory that the frames take."""
+        return self._frames.weight if self._frames is not None else 0
 
     def wrong_since(self, evictions: int, index: int) -> bool:
         """True if a chunk was found wrong and evicted after so many evictions."""
@@ -215,6 +228,10 @@ class Inspection:
                 self._end()
                 return
             frames = await self._bench.load(self, read)
+        except TocTooLarge as error:
+            _log.info("toc.too_large", digest=str(self.landing.digest), error=str(error))
+            self._bench.metrics.toc("too-large")
+            self._end()
         except IndexInvalid as error:
             self._set_aside("wrong", str(error))
         except RegistryProxyError as error:
@@ -224,7 +241,7 @@ class Inspection:
         else:
             self._bench.metrics.toc("used")
             self._frames, self._right = frames, bytearray(len(frames))
-            self._bench.keep(self, frames.weight)
+            self._bench.keep(self)
             await self._sweep()
 
     async def _sweep(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 from registry_proxy.config.values import VerifyChunks
 from registry_proxy.lazy import layers
-from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.failures import IndexInvalid, TocTooLarge
 from registry_proxy.lazy.frames import Frames
 from registry_proxy.lazy.ztoc import ztoc
 from registry_proxy.oci.digest import Digest
@@ -50,7 +50,7 @@ class Inspections:
         self._read_blob = read_blob
         self._doubted = doubted
         self._threads = Threads("toc", 1, nice=0 if when == "before" else _NICE)
-        self._loaded: weakref.WeakKeyDictionary[Inspection, int] = weakref.WeakKeyDictionary()
+        self._loaded: weakref.WeakKeyDictionary[Inspection, None] = weakref.WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,6 +95,8 @@ class Inspections:
 
         try:
             return await self._load_own(inspection, noted)
+        except TocTooLarge:
+            raise
         except IndexInvalid:  # what came may be wrong, or what the manifest says: have it once more
             if not asked or not await inspection.evict({i for span in asked for i in inspection.grid.touched(span)}):
                 raise
@@ -109,14 +111,16 @@ class Inspections:
         if last is None or all(self.store.has(inspection.landing.digest, index) for index in grid.touched(last)):
             await self._find(inspection, read)
 
-    def keep(self, inspection: Inspection, weight: int) -> None:
-        """This one holds so many bytes of frames; those that were loaded longest ago may have to let go of theirs."""
+    def keep(self, inspection: Inspection) -> None:
+        """This one has loaded its frames; those that did so longest ago may have to let go of theirs."""
         self._loaded.pop(inspection, None)
-        self._loaded[inspection] = weight
-        while sum(self._loaded.values()) > _MEMORY and len(self._loaded) > 1:
-            oldest = next(iter(self._loaded.keys()))
-            del self._loaded[oldest]
-            oldest.unload()
+        held = sum(other.weight for other in self._loaded) + inspection.weight
+        for other in list(self._loaded):
+            if held > _MEMORY or not other.weight:
+                held -= other.weight
+                del self._loaded[other]
+                other.unload()
+        self._loaded[inspection] = None
 
     def doubt(self, inspection: Inspection) -> None:
         """What came of this blob was wrong: have it from elsewhere if possible."""
@@ -125,11 +129,11 @@ class Inspections:
     # --- how a TOC is had ----------------------------------------------------------------------------------------------
 
     async def _find(self, inspection: Inspection, read: Read) -> layers.Toc:
-        """Where a layer has its TOC, spared from now on. Raises IndexInvalid."""
-        grid, annotations, digest = inspection.grid, inspection.hint.annotations, inspection.landing.digest
+        """Where a layer has its TOC, whose chunks are spared from now on. Raises IndexInvalid."""
+        grid, annotations = inspection.grid, inspection.hint.annotations
         last = layers.tail(grid.size, annotations)
         found = layers.toc(grid.size, annotations, await read(last) if last else b"")
-        self.store.spare(digest, grid.touched(Span(found.span.start, grid.size)), digest, grid)
+        inspection.spare(grid.touched(Span(found.span.start, grid.size)))
         return found
 
     async def _load_own(self, inspection: Inspection, read: Read) -> Frames:
@@ -139,7 +143,7 @@ class Inspections:
     async def _load_ztoc(self, inspection: Inspection) -> Frames:
         hint, place = inspection.hint, inspection.place
         if hint.ztoc_size > _LARGEST_ZTOC:
-            raise IndexInvalid(f"a zTOC of {hint.ztoc_size} bytes")
+            raise TocTooLarge(f"a zTOC of {hint.ztoc_size} bytes")
         digest = Digest.parse(hint.ztoc)
         data = await self._read_blob(BlobPlace(place.upstream, place.repository, digest), hint.ztoc_size)
         frames = await self.run(_of_ztoc, data, inspection.grid.size)

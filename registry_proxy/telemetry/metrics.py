@@ -65,7 +65,9 @@ class Metrics:
         self._compared = {right: compared.labels(str(right).lower()) for right in (True, False)}
         self._tocs = _Children(
             counter(
-                "tocs_total", "Tables of contents of partial layers: used, unavailable, wrong, set-aside.", "outcome"
+                "tocs_total",
+                "Tables of contents of partial layers: used, unavailable, too-large, wrong, set-aside.",
+                "outcome",
             ).labels
         )
         self._tier_seconds = _Children(
@@ -160,7 +162,7 @@ class Metrics:
         self._compared[False].inc(wrong)
 
     def toc(self, outcome: str) -> None:
-        """The table of contents of a partial layer is ``used``, ``unavailable``, not what its manifest says (``wrong``), or
+        """The table of contents of a partial layer is ``used``, ``unavailable``, ``too-large``, not what its manifest says (``wrong``), or
         contradicted by bytes that come again and again (``set-aside``)."""
         self._tocs[outcome].inc()
 

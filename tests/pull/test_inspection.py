@@ -13,7 +13,7 @@ import pytest
 
 from registry_proxy.config import Lazy
 from registry_proxy.errors import ContentCorrupt
-from registry_proxy.lazy import soci
+from registry_proxy.lazy import layers, soci
 from registry_proxy.lazy.estargz.footer import TOC_DIGEST
 from registry_proxy.lazy.soci import ZtocOf
 from registry_proxy.lazy.ztoc.builder import ZtocBuilder
@@ -43,7 +43,7 @@ def add_image(upstream: FakeUpstream, layer: bytes, annotations: Mapping[str, st
     digest = upstream.add_blob(layer)
     config = b'{"architecture":"amd64","os":"linux"}'
     described = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": sha256(config), "size": len(config)}
-    layers = [
+    described_layers = [
         {
             "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
             "digest": str(digest),
@@ -52,7 +52,7 @@ def add_image(upstream: FakeUpstream, layer: bytes, annotations: Mapping[str, st
         }
     ]
     upstream.add_blob(config)
-    manifest = {"schemaVersion": 2, "mediaType": content.OCI_MANIFEST, "config": described, "layers": layers}
+    manifest = {"schemaVersion": 2, "mediaType": content.OCI_MANIFEST, "config": described, "layers": described_layers}
     return upstream.add_manifest(json.dumps(manifest).encode(), tag="v1"), digest
 
 
@@ -227,6 +227,18 @@ async def test_a_toc_that_comes_wrong_is_had_anew(
         assert figure(b, "tocs_total{outcome=used}") == 1
         span = layer.span(layer.chunks - 1)
         assert await b.read(layer.digest, span) == layer.data[span.start : span.stop]
+
+
+async def test_a_toc_that_is_too_large_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
+) -> None:
+    """Nothing is wrong with it: nothing is fetched twice, and nothing compared."""
+    monkeypatch.setattr(layers, "LARGEST_TOC", 1000)
+    layer = Layer(upstream, made["estargz"])
+    async with bench() as b:
+        assert (await layer.known(b)).over
+        assert figure(b, "tocs_total{outcome=too-large}") == 1
+    assert upstream.most_often(layer.digest) == 1
 
 
 async def test_a_false_toc_costs_no_availability(
@@ -420,6 +432,8 @@ async def test_a_toc_stays_when_its_layer_is_evicted_in_part(
         inspection = (await b.instance.blobs.open(b.place(digest))).flights.inspection
         assert inspection is not None
         await inspection.settled(chunks - 1)
+        await b.instance.store.drop(digest)  # what is had again is spared again
+        await b.read(digest, Span(len(data) - 100, len(data)))
         await b.read(digest, Span(0, 128 * CHUNK))
         for index in range(128):
             await inspection.settled(index)

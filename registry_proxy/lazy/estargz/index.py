@@ -8,7 +8,7 @@ from typing import Final
 
 from registry_proxy.lazy.convert import codec
 from registry_proxy.lazy.estargz.footer import Footer
-from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.failures import IndexInvalid, TocTooLarge
 from registry_proxy.lazy.files import Read, read_exactly
 from registry_proxy.lazy.frames import Frames
 from registry_proxy.lazy.toc import MAX_TOC, TocIndex
@@ -25,8 +25,10 @@ def toc_span(footer: Footer, size: int, most: int = MAX_TOC) -> Span:
     """Where a layer of ``size`` bytes keeps its TOC; raises IndexInvalid if it is not there, or has more than ``most`` bytes."""
     if footer.toc is None:
         raise IndexInvalid("an eStargz layer whose TOC is kept in an image of its own")
-    if not 0 <= footer.toc <= size - footer.length or size - footer.toc > most:
-        raise IndexInvalid("an eStargz footer that points outside the layer, or to a TOC that is too large")
+    if not 0 <= footer.toc <= size - footer.length:
+        raise IndexInvalid("an eStargz footer that points outside the layer")
+    if size - footer.toc > most:
+        raise TocTooLarge(f"an eStargz TOC of {size - footer.toc} bytes")
     return Span(footer.toc, size - footer.length)
 
 
@@ -70,8 +72,10 @@ def _toc(member: bytes, most: int = MAX_TOC) -> bytes:
     stream = zlib.decompressobj(_GZIP)
     try:
         data = stream.decompress(member, most)
+        if not stream.eof and len(data) >= most:
+            raise TocTooLarge(f"an eStargz TOC larger than {most} bytes")
         if not stream.eof:
-            raise IndexInvalid(f"the layer's TOC is cut short, or larger than {most} bytes")
+            raise IndexInvalid("the layer's TOC is cut short")
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             file = archive.extractfile(_TOC_NAME)
             return file.read() if file else b""

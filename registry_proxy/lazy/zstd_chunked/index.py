@@ -6,7 +6,7 @@ from typing import Final
 
 import zstandard
 
-from registry_proxy.lazy.failures import IndexInvalid
+from registry_proxy.lazy.failures import IndexInvalid, TocTooLarge
 from registry_proxy.lazy.files import Read, read_exactly
 from registry_proxy.lazy.frames import Frames
 from registry_proxy.lazy.toc import MAX_TOC, TocIndex
@@ -26,7 +26,7 @@ def toc_span(position: Position, size: int, most: int = MAX_TOC) -> Span:
     if position.offset < _SKIPPABLE_HEADER or position.offset + position.length > size:
         raise IndexInvalid("a zstd:chunked TOC that would lie outside the layer")
     if max(position.length, position.raw) > most:
-        raise IndexInvalid(f"a zstd:chunked TOC larger than {most} bytes")
+        raise TocTooLarge(f"a zstd:chunked TOC larger than {most} bytes")
     return Span(position.offset, position.offset + position.length)
 
 
