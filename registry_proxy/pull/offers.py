@@ -191,7 +191,9 @@ class Offers:
                 raise ManifestUnknown(f"a lazy form of this image of {home.repository} is being made")
         failed = next((entry for entry in entries if entry.state in (State.FAILED, State.CANCELLED)), None)
         if failed is not None:
-            raise NotSoon(f"layer {failed.job.digest} was not made lazy: {failed.error or failed.state}", 60.0)
+            own = (failed.job.upstream, failed.job.repository) == (home.upstream, home.repository)
+            said = failed.error if own else ""  # elsewhere it names what is there
+            raise NotSoon(f"layer {failed.job.digest} was not made lazy: {said or failed.state}", 60.0)
         left = sum(entry.job.size - entry.taken for entry in entries if not entry.over.is_set())
         raise NotSoon("a lazy form of this image is being made", min(max(left / _PACE, 1.0), 60.0))
 

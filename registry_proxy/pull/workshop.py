@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
-from registry_proxy.errors import UpstreamBroken
+from registry_proxy.errors import ManifestInvalid
 from registry_proxy.lazy.failures import LayerRefused
 from registry_proxy.lazy.work.job import Job
 from registry_proxy.lazy.work.process import Order, Product, make
@@ -32,14 +32,14 @@ class Workshop:
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     async def do(self, job: Job, progress: Callable[[int], None]) -> None:
-        """Make it, unless it is there. Raises LayerRefused (which is remembered), WorkerDied, BlobUnknown, Denied, Trouble, StoreTrouble."""
+        """Make it, unless it is there. Raises LayerRefused (which is remembered), WorkerDied, BlobUnknown, Denied, ManifestInvalid, Trouble, StoreTrouble."""
         source = Digest.parse(job.digest)
         if await self._shelf.layer(job.variant, source) is not None:
             return
         place = BlobPlace(SourceHost(job.upstream), Repository(job.repository), source)
         blob = await self._blobs.open(place, certain=True)
         if blob.size != job.size:
-            raise UpstreamBroken(f"{source} has {blob.size} bytes where the manifest says {job.size}")
+            raise ManifestInvalid(f"{source} has {blob.size} bytes where the manifest says {job.size}")
         scratch = self._directory / job.id
         out = scratch / "out"
         order = Order(job.kind, job.digest, job.size, job.media_type, job.span_size, str(out))

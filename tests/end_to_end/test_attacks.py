@@ -1,6 +1,8 @@
 """Ways around the gates that somebody has tried: each ends as it should, and none is open again."""
 
 import asyncio
+import gzip
+import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -9,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from registry_proxy.app import assemble
-from registry_proxy.config import Config, Server, Store, Upstream
+from registry_proxy.config import Account, Config, Lazy, Server, Store, Upstream
+from registry_proxy.config.units import Seconds, Size
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunk_objects import ChunkName
 from tests.fakes.faults import Gate
 from tests.fakes.instance import CHUNK, HOST, Bench, Benches, noise
 from tests.fakes.upstream import FakeUpstream
+from tests.lazy.layers import tar
 
 LAYER = noise(3 * CHUNK + 7)
 OTHER = SourceHost("public.example")
@@ -26,6 +30,8 @@ def basic(user: str, password: str) -> str:
     return "Authorization: Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
+FILES = {"etc/os-release": b"ID=secret\n" * 500}
+LAZY = Lazy(smallest_layer=Size(0), wait=Seconds(60), platforms=("linux/amd64",))
 Two = Callable[..., AbstractAsyncContextManager[Bench]]
 
 
@@ -149,3 +155,60 @@ async def test_no_header_is_made_of_a_query(bench: Benches, upstream: FakeUpstre
             assert "X-Evil" not in answer.headers
             assert "OCI-Namespace" not in answer.headers
             assert answer.status < 500
+
+
+def private_image(upstream: FakeUpstream) -> tuple[bytes, Digest, bytes]:
+    """An image of one layer in private/app that can be made lazy; its layer, manifest and config."""
+    layer = gzip.compress(tar(FILES), 1)
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(tar(FILES)))]}}
+    ).encode()
+    return layer, upstream.add_image(layers=[layer], config=config, tag="v1", repository="private/app"), config
+
+
+async def test_lazy_forms_stay_behind_their_door(bench: Benches, upstream: FakeUpstream) -> None:
+    """What was made for the readers of a guarded upstream is not found by its digest once it is asked as everybody."""
+    upstream.auth, upstream.public_pull = "basic", False
+    private_image(upstream)
+    guarded = {"access": "local", "networks": ("127.0.0.0/8",), "account": Account("robot", password="s3cret")}
+    async with bench(lazy=LAZY, listen=True, **guarded) as one, one.wire() as wire:
+        made = json.loads((await wire.ask(f"/v2/private/app/manifests/v1-esgz?ns={HOST}")).body)
+        blobs = [made["config"]["digest"], *(layer["digest"] for layer in made["layers"])]
+        for digest in blobs:
+            assert (await wire.ask(f"/v2/private/app/blobs/{digest}?ns={HOST}")).status == 200
+    async with bench(lazy=LAZY, listen=True) as one, one.wire() as wire:
+        for digest in blobs:
+            assert (await wire.ask(f"/v2/private/app/blobs/{digest}?ns={HOST}")).status in {401, 403, 404}
+            assert (await wire.ask(f"/v2/x/blobs/{digest}")).status in {401, 403, 404}
+    async with bench(lazy=LAZY, listen=True, **guarded) as one, one.wire() as wire:
+        for digest in blobs:
+            assert (await wire.ask(f"/v2/private/app/blobs/{digest}?ns={HOST}")).status == 200
+
+
+@pytest.mark.parametrize("lie", ["has not", "other size"])
+async def test_nobody_spoils_the_making_of_anothers_layer(bench: Benches, upstream: FakeUpstream, lie: str) -> None:
+    """Who names a layer that he does not have, or names it wrongly, gets no lazy form of it; whoever has it does, even while that is tried."""
+    layer, manifest, config = private_image(upstream)
+    body = upstream.content[manifest]
+    if lie == "other size":
+        body = body.replace(b'"size": %d' % len(layer), b'"size": 17')
+        upstream.add_blob(layer, repository="bob/app")
+    upstream.add_manifest(body, tag="v1", repository="bob/app")
+    upstream.add_blob(config, repository="bob/app")
+
+    async with bench(lazy=LAZY, **PASS) as one:
+
+        async def ask(repository: str, kind: str) -> int:
+            async with one.wire() as wire:
+                return (await wire.ask(f"/v2/{repository}/manifests/v1-{kind}?ns={HOST}")).status
+
+        assert await ask("bob/app", "soci") == 503
+        assert await ask("private/app", "soci") == 200
+        held = upstream.hold("blob")
+        bob = asyncio.create_task(ask("bob/app", "esgz"))
+        alice = asyncio.create_task(ask("private/app", "esgz"))
+        while not any(entry.others for entry in one.instance.manifests._queue._entries.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        held.set()
+        assert await alice == 200
+        assert await bob == (404 if lie == "has not" else 200)

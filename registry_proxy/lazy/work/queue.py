@@ -36,6 +36,9 @@ _GRUDGE: Final = 60.0
 _LOOK: Final = 1.0
 """Seconds between looks at whether a running job's file is still there."""
 
+_OTHERS: Final = 16
+"""Repositories, the newest, for which a job in hand is done as well."""
+
 _REMEMBERED: Final = 200
 """Jobs that are over, kept for whoever asks."""
 
@@ -79,7 +82,9 @@ class Queue:
     async def ensure(self, job: Job, priority: Priority = Priority.ASKED) -> Entry:
         """The job's entry: the one in hand, one that failed a moment ago, or a new one. Beyond ``MOST`` a new one fails at once."""
         entry = self._entries.get(job.id)
-        if entry is not None and (entry.state not in OVER or self._begrudged(entry)):
+        if entry is not None and (entry.state not in OVER or _begrudged(entry, job)):
+            if entry.state not in OVER and job not in (entry.job, *entry.others):
+                entry.others = [*entry.others, job][-_OTHERS:]
             if priority < entry.priority and entry.state is State.WAITING:
                 entry.priority = priority
                 self._enqueue(entry)
@@ -105,9 +110,6 @@ class Queue:
         """What ``/stats`` shows: the jobs in hand, and the last that are over. ``private``: of which upstreams no names are shown."""
         return [entry.row(private=private(entry.job.upstream)) for entry in self._entries.values()]
 
-    def _begrudged(self, entry: Entry) -> bool:
-        return entry.state is State.FAILED and time.monotonic() - entry.ended < _GRUDGE
-
     def _enqueue(self, entry: Entry) -> None:
         self._line.put_nowait((entry.priority, next(self._numbers), entry))
         self._count()
@@ -130,7 +132,7 @@ class Queue:
         except (Trouble, StoreTrouble) as error:
             self._again(entry, str(error))
         except RegistryProxyError as error:
-            self._finish(entry, State.FAILED, str(error))
+            self._fail(entry, str(error))
         except Exception as error:  # noqa: BLE001 - a mistake in one job must not end the queue
             _log.error("lazy.job_crashed", id=entry.job.id, exc_info=error)
             self._finish(entry, State.FAILED, f"{type(error).__name__}: {error}")
@@ -157,11 +159,20 @@ class Queue:
 
     def _again(self, entry: Entry, error: str) -> None:
         if entry.attempts >= _ATTEMPTS:
-            self._finish(entry, State.FAILED, error)
+            self._fail(entry, error)
             return
         entry.state, entry.error = State.WAITING, error
         _log.warning("lazy.job_troubled", id=entry.job.id, error=error, attempt=entry.attempts)
         self._spawn(self._later(entry, _REST * 2 ** (entry.attempts - 1)), f"lazy again {entry.job.id}")
+
+    def _fail(self, entry: Entry, error: str) -> None:
+        """It cannot be had there: elsewhere perhaps. Who names a layer that he does not have, or wrongly, stops nobody who has it."""
+        if not entry.others:
+            self._finish(entry, State.FAILED, error)
+            return
+        _log.info("lazy.job_elsewhere", id=entry.job.id, error=error)
+        entry.job, entry.state, entry.attempts = entry.others.pop(), State.WAITING, 0
+        self._enqueue(entry)
 
     async def _later(self, entry: Entry, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -200,6 +211,11 @@ class Queue:
             task.set_name(name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _begrudged(entry: Entry, job: Job) -> bool:
+    """True if just this has failed a moment ago; for another repository the same may succeed."""
+    return entry.job == job and entry.state is State.FAILED and time.monotonic() - entry.ended < _GRUDGE
 
 
 def job_file(directory: Path, identity: str) -> Path:
