@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from registry_proxy.access.caller import Caller
+from registry_proxy.access.caller import Caller, checked
 from registry_proxy.access.gate import Gate, Subject, TokenRealm
 from registry_proxy.access.gates import gates, realms, serve
 from registry_proxy.access.passwords import Passwords
@@ -33,8 +33,10 @@ class RemoteGate:
 
     async def admit(self, caller: Caller, subject: Subject) -> float:
         """See ``Gate``; also raises NotSoon."""
+        authorization = checked(caller.authorization)
         life = (await self._line.ask(Admit(self._upstream, caller, subject), Admitted)).life
-        self._verdicts.allow(caller.authorization, subject.repository, life)
+        if life:
+            self._verdicts.allow(authorization, subject.repository, life)
         return life
 
 
@@ -47,6 +49,7 @@ class RemoteRealm:
 
     async def token(self, caller: Caller, query: str) -> bytes:
         """See ``TokenRealm``; also raises NotSoon."""
+        checked(caller.authorization)
         return (await self.line.ask(GetToken(self.upstream, caller, query), Token)).json
 
 

@@ -33,6 +33,8 @@ async def test_a_yes_is_each_servers_own_for_as_long_as_it_was_told(start: Start
             for wire in wires:
                 assert (await wire.ask(path)).status == 401
                 assert (await wire.ask(path, "Authorization: Bearer none")).status == 401
+                assert (await wire.ask(path, "Authorization: Bearer \xff")).status == 400
+                assert (await wire.ask(f"/token/{HOST}", "Authorization: Basic \xff")).status == 400
                 assert (await wire.ask(path, shown)).body == DATA
         assert upstream.most_often(digest) == 1
         upstream.revoke_tokens()
