@@ -75,7 +75,7 @@ class PassThrough:
         authorization = checked(caller.authorization)
         refusal = self._verdicts.no(authorization, subject.repository) or self._verdicts.no(authorization, subject)
         if refusal is not None:
-            raise refusal.with_traceback(None)
+            raise refusal
         if self._policy.offline:
             raise Offline(f"the proxy is offline, and {self._client.name} cannot be asked who may read")
         if self._is_password(authorization):

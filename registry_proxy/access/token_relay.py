@@ -106,7 +106,7 @@ class TokenRelay:
         asked = _Asked(tuple(tokens.pulls(query, self._client.name)), tokens.account(query))
         refusal = self._verdicts.no(authorization, asked.about)
         if refusal is not None:
-            raise refusal.with_traceback(None)
+            raise refusal
         self._guesses.check(caller)
         key = self._verdicts.who(authorization), asked
         return await self._asking.do(key, lambda: self._given(caller, asked))

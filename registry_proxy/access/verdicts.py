@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from copy import copy
 from typing import Final, TypeVar
 
 from registry_proxy.errors import Denied
@@ -40,15 +41,15 @@ class Verdicts:
     def no(self, authorization: str | None, about: Hashable) -> Denied | None:
         """The last refusal of this, if it holds. ``about``: a repository, or the one thing there that it was about."""
         refusal, until = self._no.get((self.who(authorization), about), (None, 0.0))
-        return refusal if until > self._clock() else None
+        return copy(refusal) if until > self._clock() else None
 
     def allow(self, authorization: str | None, repository: Repository | None, life: float) -> None:
         """It was admitted to the repository; that holds for so many seconds."""
         _keep(self._yes, (self.who(authorization), repository), self._clock() + life)
 
     def deny(self, authorization: str | None, about: Hashable, refusal: Denied, life: float) -> None:
-        """It was refused; that holds for so many seconds."""
-        _keep(self._no, (self.who(authorization), about), (refusal, self._clock() + life))
+        """It was refused; that holds for so many seconds. Only what the refusal says is kept: its traceback has all that was in hand."""
+        _keep(self._no, (self.who(authorization), about), (copy(refusal), self._clock() + life))
 
     def drop(self, repository: Repository | None, authorization: str | None) -> None:
         """No yes to this holds any longer."""

@@ -319,7 +319,7 @@ class Edge:
         gate = self._guard.get(upstream) if upstream is not None else None
         if gate is None:
             return
-        if exchange.believed is not None and gate.at_hand(exchange.caller, subject.repository):
+        if exchange.believed is not None and not subject.is_list and gate.at_hand(exchange.caller, subject.repository):
             exchange.believed = True
         else:
             await gate.admit(exchange.caller, subject)

@@ -59,6 +59,20 @@ def test_a_no_holds_for_its_time(verdicts: Verdicts, clock: Clock) -> None:
     assert verdicts.no("x", APP) is None
 
 
+def test_a_no_keeps_nothing_of_the_request(verdicts: Verdicts) -> None:
+    """What is told again says the same, and leads to nothing that was in hand when it was said, nor when it was told before."""
+    try:
+        raise LoginNeeded("who?", service="s") from ValueError("hunter2")
+    except LoginNeeded as refusal:
+        verdicts.deny("x", APP, refusal, 5)
+    for _ in range(2):
+        told = verdicts.no("x", APP)
+        assert isinstance(told, LoginNeeded)
+        assert (str(told), told.service, told.__traceback__, told.__cause__) == ("who?", "s", None, None)
+        with pytest.raises(LoginNeeded):
+            raise told
+
+
 def test_what_is_taken_back(verdicts: Verdicts) -> None:
     """One verdict is dropped, or all are forgotten."""
     for repository in (APP, OTHER):

@@ -110,6 +110,18 @@ async def test_nobody_reads_along_from_outside(two: Two, upstream: FakeUpstream)
             assert await inside.reader.readexactly(len(LAYER)) == LAYER
 
 
+async def test_who_may_read_may_not_list(bench: Benches, upstream: FakeUpstream) -> None:
+    """Tags are listed to those whom the upstream tells them, not by what another client has shown."""
+    upstream.add_image(layers=[LAYER], tag="v1", repository="team/app")
+    listing = f"/v2/team/app/tags/list?ns={HOST}"
+    async with bench(**PASS) as one, one.wire() as wire:
+        assert (await wire.ask(listing, "Authorization: Bearer lister")).status == 200
+        assert (await wire.ask(f"/v2/team/app/manifests/v1?ns={HOST}", "Authorization: Bearer reader")).status == 200
+        upstream.fail("tags", 403, times=1)
+        assert (await wire.ask(listing, "Authorization: Bearer reader")).status == 403
+        assert (await wire.ask(listing, "Authorization: Bearer lister")).status == 200
+
+
 async def test_who_may_list_may_not_read(bench: Benches, upstream: FakeUpstream) -> None:
     """A yes about a list of tags is none about what the tags name: registries tell the two rights apart."""
     upstream.add_image(layers=[LAYER], tag="v1", repository="team/app")
