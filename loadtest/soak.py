@@ -10,8 +10,8 @@ quarter against that of the second (the first warms up).
 import argparse
 import asyncio
 import json
+import os
 import random
-import stat
 import sys
 import tempfile
 import time
@@ -54,7 +54,8 @@ def sample(proxy: Proxy, began: float) -> Sample:
     """Look at the process and its store."""
     process = Path(f"/proc/{proxy.process.popen.pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text(encoding="ascii").splitlines())
-    stored = sum(map(_allocated, (proxy.store / "chunks").rglob("*")))
+    chunks = (Path(where, name) for where, _, names in os.walk(proxy.store / "chunks") for name in names)
+    stored = sum(map(_allocated, chunks))
     return Sample(
         time.monotonic() - began,
         int(status["VmRSS"].split()[0]) * 1024,
@@ -65,12 +66,11 @@ def sample(proxy: Proxy, began: float) -> Sample:
 
 
 def _allocated(path: Path) -> int:
-    """Bytes on disk of a file; nothing of what is no file, or has been evicted meanwhile."""
+    """Bytes on disk of a file; none if it has been evicted meanwhile."""
     try:
-        found = path.stat()
+        return path.stat().st_blocks * 512
     except FileNotFoundError:
         return 0
-    return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
 
 
 async def client(session: aiohttp.ClientSession, image: Image, seed: int, until: float, counts: Counter[str]) -> None:
