@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from registry_proxy.app import Instance, assemble
 from registry_proxy.config import Config, Cvmfs, Forwarding, Lazy, Parent, Policy, Server, Store, Upstream
+from registry_proxy.config.units import Seconds, Size
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
 from registry_proxy.plan.chunks import Span
@@ -80,18 +82,19 @@ def benches(store: Path, upstream: FakeUpstream) -> Benches:
         cvmfs: tuple[Path, ...] = (),
         lazy: Lazy | None = None,
         htpasswd: Mapping[str, str] | None = None,
-        **settings: object,
+        **settings: Any,
     ) -> AsyncIterator[Bench]:
+        settings.setdefault("urls", (upstream.url,))
         config = Config(
-            store=Store(path=store, limit=limit, chunk_size=chunk_size),
-            upstreams={HOST: Upstream(**{"urls": (upstream.url,), **settings})},
+            store=Store(path=store, limit=Size(limit), chunk_size=Size(chunk_size)),
+            upstreams={HOST: Upstream(**settings)},
             policy=policy or Policy(),
-            server=Server(listen=(address,), drain=1),
+            server=Server(listen=(address,), drain=Seconds(1)),
             parent=Parent(urls=parents),
             forward_proxies=Forwarding(groups=forward_proxies),
             lazy=lazy or Lazy(),
             htpasswd=dict(htpasswd or {}),
-            cvmfs=tuple(Cvmfs(path=path, time_limit=0.3) for path in cvmfs),
+            cvmfs=tuple(Cvmfs(path=path, time_limit=Seconds(0.3)) for path in cvmfs),
         )
         async with assemble(config, clock) as instance:
             if listen:
