@@ -8,7 +8,7 @@ import structlog
 
 from registry_proxy.access.caller import Caller
 from registry_proxy.access.verdicts import Verdicts
-from registry_proxy.errors import TooManyRequests
+from registry_proxy.errors import Denied, TooManyRequests
 from registry_proxy.oci.names import Repository
 from registry_proxy.plan.attempts import Attempts
 from registry_proxy.plan.limits import client_of
@@ -19,7 +19,7 @@ _LOGIN: Final = Repository("_")
 """Stands for logging in where verdicts are about repositories; no repository has this name."""
 
 _KNOWN: Final = 300.0
-"""Seconds for which a password that was right is known as no guess."""
+"""Seconds for which a password that was right, or wrong, is known as no new guess."""
 
 
 class Guesses:
@@ -43,11 +43,14 @@ class Guesses:
         self._verdicts.allow(caller.authorization, _LOGIN, _KNOWN)
 
     def wrong(self, caller: Caller) -> None:
-        """The upstream has not taken it; who shows nothing does not guess."""
-        if caller.authorization is not None:
+        """The upstream has not taken it; who shows nothing does not guess, nor who makes the same mistake for another repository."""
+        if caller.authorization is None:
+            return
+        if self._verdicts.no(caller.authorization, _LOGIN) is None:
             client = _client(caller)
             self._attempts.failed(client, self._clock())
             _log.info("login.refused", client=client)
+        self._verdicts.deny(caller.authorization, _LOGIN, Denied("a wrong password"), _KNOWN)
 
 
 def _client(caller: Caller) -> str:

@@ -224,3 +224,16 @@ async def test_nobody_spoils_the_making_of_anothers_layer(bench: Benches, upstre
         held.set()
         assert await alice == 200
         assert await bob == (404 if lie == "has not" else 200)
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+async def test_one_mistake_is_one_guess(bench: Benches, upstream: FakeUpstream, auth: str) -> None:
+    """A machine whose password is wrong shuts nobody out who comes from its address, however many repositories it asks for."""
+    upstream.auth = auth
+    upstream.add_image(layers=[LAYER], tag="v1", repository="team/app")
+    path = "/token/{0}?scope=repository:{1}:pull" if auth == "bearer" else "/v2/{1}/manifests/v1?ns={0}"
+    async with bench(**PASS) as one, one.wire() as wire:
+        await wire.ask(path.format(HOST, "first"))
+        for number in range(20):
+            assert (await wire.ask(path.format(HOST, f"team/{number}"), basic("robot", "typo"))).status == 401
+        assert (await wire.ask(path.format(HOST, "team/app"), basic("robot", "s3cret"))).status == 200
