@@ -72,9 +72,9 @@ class Conversion:
         was_idle = False
         while True:
             answer = self._asked()
+            jobs = self._look()
             if isinstance(answer, bytes) and answer != original:
                 return answer
-            jobs = self._look()
             self._check_failures(jobs)
             is_idle = not any(job["state"] in IN_HAND for job in jobs)
             if is_idle and was_idle:
