@@ -83,6 +83,8 @@ class Site:
         return self._counted(lambda: read_by_spans(self._proxy.address, image, opened))
 
     def _root(self) -> Path:
+        """A new node's directory; what the last one has unpacked is on the disk by then, so that nobody waits for it."""
+        os.sync()
         self._number += 1
         return self._work / f"n{self._number}"
 
