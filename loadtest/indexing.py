@@ -12,6 +12,7 @@ The best round of each counts beside the median: others use the machine too, and
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -72,6 +73,7 @@ def beside(work: Path, upstreams: dict[str, str], image: Image, blob: Blob, maki
     with instance(work, upstreams, "on-demand") as proxy:
         base = f"{proxy.url}/v2/{SOURCE}/{image.repository}"
         curl([f"{base}/blobs/{digest}" for digest in image.digests if digest != image.manifest_digest])
+        os.sync()  # what was written so far is on the disk: nobody waits for that
         if making != QUIET:
             curl([f"{base}/manifests/latest{FORMS[making]}"])
             wait_for("jobs run", lambda: states(proxy).get("running", 0) > 0)
