@@ -199,7 +199,7 @@ async def test_lazy_forms_stay_behind_their_door(bench: Benches, upstream: FakeU
 
 @pytest.mark.parametrize("lie", ["has not", "other size"])
 async def test_nobody_spoils_the_making_of_anothers_layer(bench: Benches, upstream: FakeUpstream, lie: str) -> None:
-    """Who names a layer that he does not have, or names it wrongly, gets no lazy form of it; whoever has it does, even while that is tried."""
+    """Who names a layer that he does not have, or names it wrongly, gets no lazy form of it; whoever has it does."""
     layer, manifest, config = private_image(upstream)
     body = upstream.content[manifest]
     if lie == "other size":
@@ -214,16 +214,26 @@ async def test_nobody_spoils_the_making_of_anothers_layer(bench: Benches, upstre
             async with one.wire() as wire:
                 return (await wire.ask(f"/v2/{repository}/manifests/v1-{kind}?ns={HOST}")).status
 
-        assert await ask("bob/app", "soci") == 503
-        assert await ask("private/app", "soci") == 200
+        for kind in ("soci", "esgz"):
+            assert await ask("bob/app", kind) == 503
+            assert await ask("private/app", kind) == 200
+
+
+async def test_nobody_is_in_the_way_of_the_making(bench: Benches, upstream: FakeUpstream) -> None:
+    """While it is found out that one does not have the layer that he names, another one waits, and gets what is made of his."""
+    _, manifest, config = private_image(upstream)
+    upstream.add_manifest(upstream.content[manifest], tag="v1", repository="bob/app")
+    upstream.add_blob(config, repository="bob/app")
+    async with bench(lazy=LAZY, **PASS) as one, one.wire() as alice, one.wire() as bob:
         held = upstream.hold("blob")
-        bob = asyncio.create_task(ask("bob/app", "esgz"))
-        alice = asyncio.create_task(ask("private/app", "esgz"))
+        bob.send(f"/v2/bob/app/manifests/v1-soci?ns={HOST}")
+        await upstream.until_asked(1, "blob")
+        alice.send(f"/v2/private/app/manifests/v1-soci?ns={HOST}")
         while not any(entry.others for entry in one.instance.manifests._queue._entries.values()):  # noqa: ASYNC110
             await asyncio.sleep(0)
         held.set()
-        assert await alice == 200
-        assert await bob == (404 if lie == "has not" else 200)
+        assert (await alice.answer()).status == 200
+        assert (await bob.answer()).status == 404
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
