@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from registry_proxy.errors import BadRequest
+from registry_proxy.plan.limits import client_of
 
 _LONGEST: Final = 16 << 10
 """Characters of an Authorization header; tokens have two or three thousand."""
@@ -20,6 +21,11 @@ class Caller:
     authorization: str | None = field(repr=False)
     address: str
     certificate: str | None = None
+
+    @property
+    def client(self) -> str:
+        """Who it counts as where no client may have more than its part."""
+        return client_of(self.address) or "this machine"
 
 
 def checked(authorization: str | None) -> str | None:

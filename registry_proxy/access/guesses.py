@@ -11,7 +11,6 @@ from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.errors import Denied, TooManyRequests
 from registry_proxy.oci.names import Repository
 from registry_proxy.plan.attempts import Attempts
-from registry_proxy.plan.limits import client_of
 
 _log = structlog.get_logger()
 
@@ -33,7 +32,7 @@ class Guesses:
 
     def check(self, caller: Caller) -> None:
         """Return if the upstream may be asked about what this client shows; raises TooManyRequests."""
-        wait = self._attempts.wait(_client(caller), self._clock())
+        wait = self._attempts.wait(caller.client, self._clock())
         if wait and caller.authorization is not None and not self._verdicts.yes(caller.authorization, _LOGIN):
             self._refused()
             raise TooManyRequests("too many wrong passwords have come from your address", wait)
@@ -47,11 +46,6 @@ class Guesses:
         if caller.authorization is None:
             return
         if self._verdicts.no(caller.authorization, _LOGIN) is None:
-            client = _client(caller)
-            self._attempts.failed(client, self._clock())
-            _log.info("login.refused", client=client)
+            self._attempts.failed(caller.client, self._clock())
+            _log.info("login.refused", client=caller.client)
         self._verdicts.deny(caller.authorization, _LOGIN, Denied("a wrong password"), _KNOWN)
-
-
-def _client(caller: Caller) -> str:
-    return client_of(caller.address) or "this machine"

@@ -81,7 +81,7 @@ class PassThrough:
         if self._is_password(authorization):
             self._guesses.check(caller)
         key = self._verdicts.who(authorization), subject
-        return await self._asking.do(key, lambda: self._ask(caller, Shown(authorization), subject))
+        return await self._asking.do(key, lambda: self._ask(caller, Shown(authorization, caller.client), subject))
 
     async def _ask(self, caller: Caller, shown: Shown, subject: Subject) -> float:
         try:

@@ -113,7 +113,7 @@ class TokenRelay:
 
     async def _given(self, caller: Caller, asked: _Asked) -> bytes:
         try:
-            given = await self._relayed(caller.authorization, asked)
+            given = await self._relayed(Shown(caller.authorization, caller.client), asked)
         except Denied as denied:
             if isinstance(denied, LoginNeeded):
                 self._guesses.wrong(caller)
@@ -127,22 +127,21 @@ class TokenRelay:
         self._verdicts.ends(f"Bearer {given.token}", given.expires_in)
         return msgspec.json.encode(given)
 
-    async def _relayed(self, authorization: str | None, asked: _Asked) -> _Given:
-        challenge = await self._challenge()
+    async def _relayed(self, shown: Shown, asked: _Asked) -> _Given:
+        challenge = await self._challenge(shown.client)
         realm = challenge.parameters["realm"]
         origin = check_realm(Origin.of(self._client.settings.urls[0]), realm, self._client.settings.realms)
-        headers = {"Authorization": authorization} if authorization else {}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(asked.fields(challenge))}"
-        async with self._client.ask_realm(url, headers) as response:
+        async with self._client.ask_realm(url, shown) as response:
             if response.status != 200:
                 raise self._refusal(response, origin)
             return _given(await response.read(_MAX_TOKEN), origin)
 
-    async def _challenge(self) -> Challenge:
+    async def _challenge(self, client: str) -> Challenge:
         """What the upstream asks for, asked anew if it has not been heard yet."""
         if self._wallet.challenge is None:
             try:
-                async with self._client.ask(Ask("/v2/", UpstreamBroken, shown=Shown(None))):
+                async with self._client.ask(Ask("/v2/", UpstreamBroken, shown=Shown(None, client))):
                     pass
             except Denied:
                 pass

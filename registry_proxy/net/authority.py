@@ -12,9 +12,10 @@ from registry_proxy.plan.origins import Origin
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Exactly this Authorization, or none at all."""
+    """Exactly this Authorization, or none at all. ``client``: on whose behalf (see ``Caller.client``)."""
 
     authorization: str | None = field(repr=False)
+    client: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

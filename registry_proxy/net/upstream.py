@@ -12,7 +12,7 @@ layer        what it adds
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -38,6 +38,7 @@ from registry_proxy.errors import (
 from registry_proxy.net.auth import Authenticator
 from registry_proxy.net.authority import Authority, Refusal, Shown
 from registry_proxy.net.client import Client
+from registry_proxy.net.fairslots import FairSlots
 from registry_proxy.net.finals import Finals
 from registry_proxy.net.mirrors import Mirrors
 from registry_proxy.net.response import Response
@@ -63,7 +64,7 @@ _META_SLOTS = 4
 """Exchanges at a time for manifests, tokens, lists and small blobs: they never wait behind layers."""
 
 _VERDICT_SLOTS = 16
-"""Questions at a time about single clients: a farm that logs in waits for nothing else."""
+"""Questions at a time about single clients: a farm that logs in waits for nothing else, and no client for what another one asks."""
 
 _log = structlog.get_logger()
 
@@ -118,7 +119,7 @@ class UpstreamClient:
         self._mirrors = Mirrors(settings.urls)
         self._blob_slots = Slots(settings.connections)
         self._meta_slots = Slots(_META_SLOTS)
-        self._verdict_slots = Slots(_VERDICT_SLOTS)
+        self._verdict_slots = FairSlots(_VERDICT_SLOTS)
         self._auth: Authority = authority or Authenticator(settings, self._client, self._meta_slots)
         self._finals = Finals()
         self._exchanges = 0
@@ -157,10 +158,11 @@ class UpstreamClient:
         return not (self.settings.guarded or self._auth.uses_account(repository))
 
     @asynccontextmanager
-    async def ask_realm(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[Response]:
+    async def ask_realm(self, url: str, shown: Shown) -> AsyncIterator[Response]:
         """What the token server that the upstream has named, and that may see what clients show, answers to a GET."""
         origin = Origin.of(self.settings.urls[0])
-        async with self._exchange(), self._verdict_slots.slot():
+        headers = {"Authorization": shown.authorization} if shown.authorization else {}
+        async with self._exchange(), self._verdict_slots.slot(shown.client):
             sending = self._client.send("GET", url, headers, by=origin, patterns=self.settings.realms)
             async with sending as response:
                 yield response
@@ -220,7 +222,7 @@ class UpstreamClient:
         for tries in range(1, self._auth.tries + 1):
             shown = ask.shown or Shown(await self._auth.header(origin, ask.repository))
             async with AsyncExitStack() as held:
-                await held.enter_async_context(self._slots(ask).slot(ask.urgency))
+                await held.enter_async_context(self._slot(ask))
                 response = await self._follow(ask, mirror, shown.authorization, held)
                 self.rate_limit = parse_rate_limit(response.headers) or self.rate_limit
                 if response.status in ask.accept:
@@ -233,10 +235,10 @@ class UpstreamClient:
                     raise self._refusal(ask, refused, response, body)
         raise AssertionError("the last try returns or raises")
 
-    def _slots(self, ask: Ask) -> Slots:
+    def _slot(self, ask: Ask) -> AbstractAsyncContextManager[None]:
         if ask.shown is not None:
-            return self._verdict_slots
-        return self._meta_slots if ask.urgency is None else self._blob_slots
+            return self._verdict_slots.slot(ask.shown.client)
+        return (self._meta_slots if ask.urgency is None else self._blob_slots).slot(ask.urgency)
 
     def _refusal(self, ask: Ask, refused: Refusal | None, response: Response, body: bytes) -> RegistryProxyError:
         """What to raise for an answer that was not wanted. ``refused``: a refusal of the mirror itself."""

@@ -1,11 +1,15 @@
 """Verdicts about clients: each for one credential and one repository, for its time and no longer."""
 
+import asyncio
+from base64 import b64encode
+
 import pytest
 
 from registry_proxy.access.caller import Caller
 from registry_proxy.access.gate import Subject
 from registry_proxy.access.guesses import Guesses
 from registry_proxy.access.pass_through import PassThrough
+from registry_proxy.access.token_relay import TokenRelay
 from registry_proxy.access.verdicts import Verdicts
 from registry_proxy.config import Policy
 from registry_proxy.config.units import Seconds
@@ -131,6 +135,34 @@ async def test_how_long_a_yes_holds(
             assert not gate.at_hand(caller, OTHER)
             clock.now += life
             assert not gate.at_hand(caller, APP)
+
+
+@pytest.mark.parametrize("kind", ["manifest", "token"])
+async def test_one_client_keeps_nobody_waiting(clock: Clock, verdicts: Verdicts, kind: str) -> None:
+    """However much one address asks, the next question of another one, or its login, goes before what of that still waits."""
+    wallet = Wallet(HOST, clock, verdicts.drop)
+    async with FakeUpstream(auth="bearer") as upstream:
+        upstream.add_image(tag="v1")
+        held = upstream.hold(kind)
+        async with UpstreamClient(HOST, settings_for(upstream, access="pass-through"), Metrics(), wallet) as client:
+            guesses = Guesses(verdicts, lambda: None, clock)
+            gate = PassThrough(client, wallet, verdicts, guesses, Policy(), clock)
+            relay = TokenRelay(client, wallet, verdicts, guesses)
+
+            async def ask(name: str, address: str) -> None:
+                if kind == "token":
+                    await relay.token(Caller("Basic " + b64encode(name.encode()).decode(), address), "")
+                else:
+                    await gate.admit(Caller(f"Bearer {name}", address), Subject(APP, manifest=Tag("v1")))
+
+            flood = [asyncio.create_task(ask(f"flood:{number}", "192.0.2.1")) for number in range(100)]
+            await upstream.until_asked(12, kind)
+            other = asyncio.create_task(ask("other:one", "192.0.2.2"))
+            await upstream.until_asked(13, kind)
+            held.set()
+            await asyncio.gather(other, *flood, return_exceptions=True)
+            shown = upstream.asked(kind)[12].headers["Authorization"].partition(" ")[2]
+            assert shown in {"other:one", b64encode(b"other:one").decode()}
 
 
 @pytest.mark.parametrize("head", [True, False])
