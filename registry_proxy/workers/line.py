@@ -142,11 +142,15 @@ class Line:
 
 
 async def receive(wire: Wire, kind: type[T]) -> T:
-    """The next thing the fetcher says. Raises WireLost, what the fetcher says has failed, and UpstreamUnreachable if it says nothing."""
+    """The next thing the fetcher says. Raises WireLost, what the fetcher says has failed, and UpstreamUnreachable if it says nothing.
+
+    Then the connection is closed: what the fetcher may still say there would be taken for the answer to the next call.
+    """
     try:
         async with asyncio.timeout(_LONGEST):
             answer = calls.told(await wire.receive())
     except TimeoutError:
+        wire.close()
         raise UpstreamUnreachable(f"the fetcher did not answer within {_LONGEST:.0f} s") from None
     if not isinstance(answer, kind):
         raise TypeError(f"{type(answer).__name__} where {kind} was to come")

@@ -33,8 +33,8 @@ class Wire(asyncio.Protocol):
 
     @property
     def lost(self) -> bool:
-        """True once the other end is gone."""
-        return self._gone.done()
+        """True once the other end is gone, or this one was closed."""
+        return self._gone.done() or (self._transport is not None and self._transport.is_closing())
 
     def when_lost(self, tell: Callable[[], object]) -> None:
         """Call this once the other end is gone."""
