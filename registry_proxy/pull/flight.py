@@ -29,6 +29,7 @@ from registry_proxy.errors import (
 )
 from registry_proxy.net.slots import GivenUp
 from registry_proxy.plan.chunks import Grid, Run
+from registry_proxy.plan.refusals import MAX_RETRY_AFTER
 from registry_proxy.sources.base import BlobPlace, Delivery, Source, Urgency
 
 _PAUSES = (0.2, 1.0, 3.0)
@@ -117,12 +118,19 @@ class Flight:
                 raise
             except Trouble as trouble:
                 failures = 1 if self.next > before else failures + 1
-                if not self.started or failures > len(_PAUSES) or not self._landing.goes_on(self):
+                pause = self._pause(trouble, failures)
+                if pause is None:
                     raise
-                pause = _PAUSES[failures - 1]
-                await asyncio.sleep(max(pause, trouble.retry_after) if isinstance(trouble, UpstreamBusy) else pause)
+                await asyncio.sleep(pause)
             else:
                 return
+
+    def _pause(self, trouble: Trouble, failures: int) -> float | None:
+        """Seconds until the rest is asked for again; None if it is not, and whoever waits is told."""
+        if not self.started or failures > len(_PAUSES) or not self._landing.goes_on(self):
+            return None
+        wanted = trouble.retry_after if isinstance(trouble, UpstreamBusy) else 0.0
+        return max(_PAUSES[failures - 1], wanted) if wanted <= MAX_RETRY_AFTER else None
 
     async def _attempt(self) -> None:
         async with self._open() as delivery:

@@ -162,12 +162,10 @@ class BlobFlights:
             async with asyncio.timeout(_STALL):
                 return await future
         except TimeoutError:
+            _give_back(future)
             raise UpstreamUnreachable(f"chunk {index} of {self.place.digest} did not come in {_STALL:.0f} s") from None
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                chunk = future.result()
-                if chunk is not None:
-                    chunk.close()
+            _give_back(future)
             raise
         finally:
             wish.waiting = None
@@ -250,9 +248,7 @@ class BlobFlights:
             trouble = Trouble(f"internal error: {error!r}")
         finally:
             del self._flights[flight]
-            room = self._rooms.pop(flight, None)
-            if room is not None:
-                room.release()
+            self._release_room(flight)
             self._heart.orphans.forget(flight)
             self._heart.metrics.flight_finished()
         self._rate = flight.rate or self._rate
@@ -300,6 +296,8 @@ class BlobFlights:
             return False
         if any(wish.partial for wish in self._wishes):
             self._heart.learned_rangeless(flight.place)
+        if not flight.whole:
+            self._release_room(flight)  # that was for its run
         return True
 
     def needs(self, index: int) -> bool:
@@ -341,6 +339,11 @@ class BlobFlights:
             self._cramped_until = asyncio.get_running_loop().time() + _CRAMPED
             _log.warning("store.no_room", digest=str(self.place.digest), bytes=len(span), limit=self._heart.store.limit)
         return room
+
+    def _release_room(self, flight: Flight) -> None:
+        room = self._rooms.pop(flight, None)
+        if room is not None:
+            room.release()
 
     async def _hold(self, index: int, chunk: MemoryChunk) -> None:
         """Keep a chunk that no store took for the readers that lag; beyond the window the flight waits for them.
@@ -404,3 +407,11 @@ class BlobFlights:
             if not future.done():
                 future.set_exception(trouble)
                 future.exception()  # a reader that left in the meantime does not make it an unretrieved one
+
+
+def _give_back(future: asyncio.Future[Chunk | None]) -> None:
+    """Close the chunk that came in the very moment in which its reader gave up waiting, if one did."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        chunk = future.result()
+        if chunk is not None:
+            chunk.close()

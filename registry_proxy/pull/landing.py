@@ -89,6 +89,7 @@ class BlobLanding:
                     await self._remember(b"".join(self._sums[at] for at in range(self.grid.count)))
             except BaseException:
                 chunk.close()
+                self._restart_hash()  # it may have the chunk, and its sha-256 is not known
                 raise
             return chunk
 
