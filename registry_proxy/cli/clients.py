@@ -136,12 +136,21 @@ def soci(found: list[Mirror]) -> list[ClientFile]:
     by_netloc = {mirror.netloc: mirror for mirror in found}
     head = f"""\
 # The SOCI snapshotter looks for its index in the registry that the image's name says, never in a mirror:
-# pull images by this server's name, such as {name}/library/alpine:latest
+# pull images by this server's name, such as {name}/library/python:3-soci
+
+# For plain tags too, whose index is among the image's referrers (off by default since 0.10):
+# [pull_modes.soci_v1]
+# enable = true
+"""
+    if any(mirror.insecure for mirror in found):
+        head += """
+# Snapshotters without pull request 2040 (July 2026) look for the index by https, unless this server is localhost:
+# there, plain http means that nothing is ever read lazily.
 """
     tables = [
         f"""
 [[resolver.host."{netloc}".mirrors]]
-host = "{netloc}"
+host = "{mirror.url}"
 insecure = {str(mirror.insecure).lower()}
 """
         for netloc, mirror in by_netloc.items()

@@ -134,9 +134,10 @@ def image_v2(manifest: bytes, ztocs: Mapping[str, ZtocOf]) -> IndexedImage:
 def list_v2(entries: Sequence[GoDescriptor], images: Mapping[str, IndexedImage], annotations: dict[str, str]) -> bytes:
     """The image index of a v2 image. ``entries``: of the original's index (or the one manifest); ``images``: by original digest.
 
-    Entries without an indexed image stay; attestations about one that has become another go, since they are about the original.
+    Entries without an indexed image stay; what is about one that has become another goes: attestations, and the SOCI index that an
+    image had before.
     """
-    kept = [entry for entry in entries if entry.annotations.get(OF_AN_ATTESTATION) not in images]
+    kept = [entry for entry in entries if images.keys().isdisjoint(_about(entry))]
     changed = [(_entry(entry, images[entry.digest]), entry) for entry in kept if entry.digest in images]
     by_digest = {entry.digest: new for new, entry in changed}
     listed = [by_digest.get(entry.digest, entry) for entry in kept]
@@ -213,6 +214,11 @@ def _index(
 def _ztoc(layer: GoDescriptor, ztoc: ZtocOf) -> GoDescriptor:
     annotations = {LAYER_DIGEST: layer.digest, _LAYER_TYPE: layer.media_type, _SPAN_SIZE: str(ztoc.span_size)}
     return GoDescriptor(MEDIA_TYPE, str(ztoc.digest), ztoc.size, annotations=annotations)
+
+
+def _about(entry: GoDescriptor) -> set[str]:
+    """Digests of the images that an entry says something about."""
+    return {entry.annotations.get(name, "") for name in (OF_AN_ATTESTATION, _IMAGE_DIGEST)}
 
 
 def _entry(entry: GoDescriptor, image: IndexedImage) -> GoDescriptor:

@@ -88,14 +88,26 @@ def test_stargz_names_the_source_host_in_a_header() -> None:
 
 
 def test_soci_images_are_named_after_this_server() -> None:
-    """SOCI: plain http to this server's own name, for the snapshotter and for containerd."""
+    """SOCI: plain http to this server's own name, for the snapshotter (which parses `host` as a URL) and for containerd."""
     found = files("soci")
-    parsed = tomllib.loads(found["/etc/soci-snapshotter-grpc/config.toml"].text)
-    assert parsed == {
-        "resolver": {"host": {"cache.example:5000": {"mirrors": [{"host": "cache.example:5000", "insecure": True}]}}}
+    text = found["/etc/soci-snapshotter-grpc/config.toml"].text
+    assert tomllib.loads(text) == {
+        "resolver": {
+            "host": {"cache.example:5000": {"mirrors": [{"host": "http://cache.example:5000", "insecure": True}]}}
+        }
     }
+    assert "plain http means that nothing is ever read lazily" in text
     hosts = tomllib.loads(found["/etc/containerd/certs.d/cache.example:5000/hosts.toml"].text)
     assert hosts == {"server": "http://cache.example:5000"}
+
+
+def test_soci_is_told_of_its_switch_for_plain_tags() -> None:
+    """The lines that turn on SOCI v1 are there to be uncommented; behind https nothing is said of plain http."""
+    [text] = [file.text for path, file in files("soci", "https://cache.example").items() if "soci" in path]
+    switched = text.replace("# [pull_modes", "[pull_modes").replace("# enable", "enable")
+    assert tomllib.loads(switched)["pull_modes"] == {"soci_v1": {"enable": True}}
+    assert tomllib.loads(text)["resolver"]["host"]["cache.example"]["mirrors"][0]["insecure"] is False
+    assert "plain http" not in text
 
 
 def test_nydus_pings_the_health_url() -> None:

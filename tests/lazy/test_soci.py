@@ -88,6 +88,32 @@ def test_other_entries_stay_and_attestations_go(ztocs: dict[str, ZtocOf]) -> Non
     assert listed["manifests"][1]["platform"] == {"architecture": "arm64", "os": "linux", "variant": "v8"}
 
 
+def test_an_older_index_of_the_image_is_replaced(ztocs: dict[str, ZtocOf]) -> None:
+    """An image that has a SOCI index already lists the new one only: clients pull every entry for their platform."""
+    image = soci.image_v2(blob(IMAGE), ztocs)
+    amd, arm = GoPlatform("amd64", "linux"), GoPlatform("arm64", "linux")
+    entries = [
+        GoDescriptor(OCI_MANIFEST, IMAGE, len(blob(IMAGE)), platform=amd),
+        *(
+            GoDescriptor(
+                OCI_MANIFEST,
+                str(Digest.of(of.encode())),
+                3,
+                annotations={"com.amazon.soci.image-manifest-digest": of},
+                platform=platform,
+                artifact_type=soci.INDEX_V2,
+            )
+            for of, platform in ((IMAGE, amd), (str(Digest.of(b"arm")), arm))
+        ),
+    ]
+    listed = json.loads(soci.list_v2(entries, {IMAGE: image}, {}))["manifests"]
+    assert [each["digest"] for each in listed] == [
+        str(Digest.of(image.manifest)),
+        entries[2].digest,
+        str(Digest.of(image.index)),
+    ]
+
+
 def test_strings_are_escaped_as_go_does() -> None:
     """Angle brackets and ampersands are escaped: the client's own encoding must have the same digest."""
     listed = soci.list_v2([], {}, {"b": "<a&b>", "a": "first"})
