@@ -1,17 +1,21 @@
 """Lists: tags, referrers, repositories. They come from the upstream each time: an old list misleads more than none."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from registry_proxy.config import Policy, Upstream
-from registry_proxy.errors import CatalogDisabled, ManifestUnknown, NameUnknown, Offline, UpstreamBroken
+from registry_proxy.errors import CatalogDisabled, ManifestUnknown, NameUnknown, Offline, Trouble, UpstreamBroken
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.oci.names import Repository, SourceHost, Tag
 from registry_proxy.pull.manifests import Manifests
 from registry_proxy.sources.registry import NamePage, Registry
+
+_SOON: Final = 2.0
+"""Seconds that an upstream has where the proxy's own answer is enough: SOCI waits three for headers."""
 
 Descriptors = list[dict[str, Any]]
 Own = Callable[[SourceHost, Repository, Digest, str | None], Awaitable[Descriptors]]
@@ -65,11 +69,24 @@ class Discovery:
     ) -> Descriptors:
         """Descriptors of the manifests that refer to this one, those of the proxy's own making last; raises Denied or Trouble.
 
-        ``artifact_type``: the one that matters; others may be among them. An upstream's own referrer of such a type wins.
+        ``artifact_type``: the one that matters; others may be among them. An upstream's own referrer of such a type wins, if it is
+        known soon: who asks for a type that the proxy has made is not kept waiting by an upstream in trouble.
         """
-        found = await self._upstreams_own(upstream, repository, digest)
+        theirs = asyncio.create_task(self._upstreams_own(upstream, repository, digest))
+        try:
+            made = await self._own(upstream, repository, digest, artifact_type)
+            is_enough = artifact_type is not None and any(each.get("artifactType") == artifact_type for each in made)
+            try:
+                async with asyncio.timeout(_SOON if is_enough else None):
+                    found = await theirs
+            except (Trouble, TimeoutError):
+                if not is_enough:
+                    raise
+                found = []
+        finally:
+            theirs.cancel()
+            await asyncio.gather(theirs, return_exceptions=True)
         types = {each.get("artifactType") for each in found}
-        made = await self._own(upstream, repository, digest, artifact_type)
         return [*found, *(each for each in made if each.get("artifactType") not in types)]
 
     async def _upstreams_own(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Descriptors:

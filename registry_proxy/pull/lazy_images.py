@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from registry_proxy.config import Lazy
 from registry_proxy.errors import BlobUnknown, ManifestInvalid, ManifestUnknown
 from registry_proxy.lazy import soci
-from registry_proxy.lazy.convert.image import is_layer, oci_type, rewrite_image, rewrite_index
+from registry_proxy.lazy.convert.image import SOURCE_DIGEST, is_layer, oci_type, rewrite_image, rewrite_index
 from registry_proxy.lazy.convert.values import ConvertedLayer
 from registry_proxy.lazy.estargz.footer import TOC_DIGEST
 from registry_proxy.lazy.soci import GoDescriptor, IndexedImage, ZtocOf
@@ -53,11 +53,12 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A lazy image that can be served: its topmost manifest, and the blobs that were made for it."""
+    """A lazy image that can be served: its topmost manifest, and what was made for it: all manifests, and blobs."""
 
     digest: Digest
     media_type: str
     body: bytes
+    manifests: tuple[Digest, ...]
     blobs: tuple[Digest, ...]
 
 
@@ -137,9 +138,15 @@ class LazyImages:
         _, missing = await self._image(kind, home, original)
         return missing
 
-    def whole(self, home: Home, offer: Offer) -> bool:
-        """True if readers of the repository find every blob of it that was made here."""
-        return all(self._shelf.whole_at(home.upstream, home.repository, digest) for digest in offer.blobs)
+    async def whole(self, home: Home, offer: Offer) -> bool:
+        """True if readers of the repository find all of it that was made here."""
+        if not all(self._shelf.whole_at(home.upstream, home.repository, digest) for digest in offer.blobs):
+            return False
+        return all([await self._has_manifest(home, digest) for digest in offer.manifests])
+
+    async def _has_manifest(self, home: Home, digest: Digest) -> bool:
+        fact = await self._records.facts.get(self._records.digest_key(home.upstream, home.repository, digest))
+        return fact is not None and await self._records.manifests.get(str(digest)) is not None
 
     # --- what an image consists of -------------------------------------------------------------------------------------
 
@@ -260,7 +267,8 @@ class LazyImages:
             await self._keep_manifest(home, document, kind)
         for digest in blobs:
             await self._shelf.admit(home.upstream, home.repository, digest)
-        return Offer(Digest.of(body), media_type, body, tuple(blobs))
+        manifests = tuple(Digest.of(document) for document in {**others, body: media_type})
+        return Offer(Digest.of(body), media_type, body, manifests, tuple(blobs))
 
     async def _keep_manifest(self, home: Home, body: bytes, media_type: str) -> None:
         digest = Digest.of(body)
@@ -271,7 +279,8 @@ class LazyImages:
 
 def _is_for(kind: Kind, layer: Descriptor, terms: Terms) -> bool:
     if kind is Kind.SOCI:
-        return oci_type(layer.media_type) == _GZIP_LAYER and layer.size >= terms.smallest_layer
+        is_a_copy = SOURCE_DIGEST in layer.annotations
+        return oci_type(layer.media_type) == _GZIP_LAYER and layer.size >= terms.smallest_layer and not is_a_copy
     return is_layer(layer.media_type) and TOC_DIGEST not in layer.annotations
 
 

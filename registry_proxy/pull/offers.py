@@ -167,7 +167,7 @@ class Offers:
         """The offer, made now if need be; None for the original instead. Raises ManifestUnknown, NotSoon."""
         key = (kind, home.upstream, home.repository, original.digest)
         known = self._offers.get(key)
-        if known is not None and self._images.whole(home, known):
+        if known is not None and await self._images.whole(home, known):
             return known
         found = await self._images.offer(kind, home, original)
         if isinstance(found, Unfinished):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from registry_proxy.config import Lazy, LazyRule
+from registry_proxy.config import Lazy, LazyRule, Policy
 from registry_proxy.config.units import Seconds, Size
 from registry_proxy.lazy import soci
 from registry_proxy.lazy.files import LayerFile, LayerIndex, regular_file
@@ -147,6 +147,41 @@ async def test_referrers_without_an_index_are_the_upstreams(bench: Benches, upst
         assert answer.status == 502
 
 
+@pytest.mark.parametrize("trouble", ["fails", "hangs", "is not asked"])
+async def test_an_index_that_is_ready_needs_no_upstream(
+    bench: Benches, upstream: FakeUpstream, reference_image: str, trouble: str
+) -> None:
+    """SOCI gives up on headers after three seconds: its own question is answered whatever the upstream does; "all" is not."""
+    async with client(bench) as c:
+        await c.get("manifests", "hard-soci")  # so that nothing has to be waited for
+        v1 = f"&artifactType={soci.INDEX_V1}"
+        [ready] = (await c.document("referrers", reference_image, v1))["manifests"]
+    async with client(bench, policy=Policy(offline=trouble == "is not asked")) as c:
+        if trouble == "fails":
+            upstream.fail("referrers", 503)
+        elif trouble == "hangs":
+            upstream.hold("referrers")
+        async with asyncio.timeout(30):
+            assert (await c.document("referrers", reference_image, v1))["manifests"] == [ready]
+        upstream.heal()
+        upstream.fail("referrers", 503)
+        assert (await c.get("referrers", reference_image)).status >= 500
+
+
+async def test_documents_that_were_lost_come_back_with_the_tag(
+    bench: Benches, upstream: FakeUpstream, reference_image: str
+) -> None:
+    """Records are bounded: an image whose manifests went is put together anew by whoever asks for its tag."""
+    async with bench(listen=True, lazy=ALL) as running:
+        c = Client(running)
+        listed = await c.document("manifests", "hard-soci")
+        for entry in listed["manifests"]:
+            await running.instance.records.manifests.delete(entry["digest"])
+            assert (await c.get("manifests", entry["digest"])).status == 404
+            assert await c.document("manifests", "hard-soci") == listed
+            assert (await c.get("manifests", entry["digest"])).status == 200
+
+
 async def test_estargz_copy_under_the_suffix(bench: Benches, upstream: FakeUpstream) -> None:
     """The image under TAG-esgz has eStargz layers with every file of the original's, and says what it is a copy of."""
     image = upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
@@ -171,6 +206,16 @@ def estargz_files(data: bytes, annotations: dict[str, str]) -> dict[str, bytes]:
     assert index is not None
     paths = [path for path, file in index.files.items() if file.kind == "reg" and not path.startswith(".no.")]
     return {path: b"".join(index.content(regular_file(index, path), read)) for path in paths}
+
+
+async def test_copies_get_no_index(bench: Benches, upstream: FakeUpstream) -> None:
+    """A copy in eStargz is lazy already: nobody's question, nor an eager repository, has its layers indexed too."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench) as c:
+        copy = Digest.of((await c.get("manifests", "v1-esgz")).body)
+        assert (await c.document("referrers", copy, f"&artifactType={soci.INDEX_V1}"))["manifests"] == []
+        made = await until_made(c)
+        assert [job["layer"] for job in made["jobs"]] == [str(Digest.of(LAYER))]
 
 
 async def test_a_base_layer_is_converted_once(bench: Benches, upstream: FakeUpstream) -> None:
