@@ -46,9 +46,10 @@ OVER = frozenset({State.DONE, State.REFUSED, State.FAILED, State.CANCELLED})
 
 class Entry:
     """A job in the queue. ``taken``: bytes of the layer read so far; ``began``, ``ended``: by the queue's clock; ``error``: for a
-    person, what went wrong last; ``others``: the same job for other repositories, whose turn comes if this one's layer cannot be had."""
+    person, what went wrong last; ``others``: the same job for other repositories, whose turn comes if this one's layer cannot be had;
+    ``filed``: its file has been written, and it stands in line."""
 
-    __slots__ = ("attempts", "began", "ended", "error", "job", "others", "over", "priority", "state", "taken")
+    __slots__ = ("attempts", "began", "ended", "error", "filed", "job", "others", "over", "priority", "state", "taken")
 
     def __init__(self, job: Job, priority: int) -> None:
         self.job = job
@@ -60,6 +61,7 @@ class Entry:
         self.ended = 0.0
         self.error = ""
         self.others: list[Job] = []
+        self.filed = False
         self.over = asyncio.Event()
 
     def row(self, *, private: bool) -> dict[str, object]:

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -65,6 +65,7 @@ class Queue:
         self._line: asyncio.PriorityQueue[tuple[int, int, Entry]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._filing = asyncio.Lock()  # who removes a job's file must not hit that of the next job of the same id
 
     async def start(self) -> None:
         """Take up what was left, and work."""
@@ -87,19 +88,15 @@ class Queue:
                 entry.others = [*entry.others, job][-_OTHERS:]
             if priority < entry.priority and entry.state is State.WAITING:
                 entry.priority = priority
-                self._enqueue(entry)
+                if entry.filed:
+                    self._enqueue(entry)
             return entry
         entry = self._entries[job.id] = Entry(job, priority)
         self._entries.move_to_end(job.id)
         if sum(self.states().values()) > MOST:
             self._finish(entry, State.FAILED, f"{MOST} jobs are waiting already")
             return entry
-        try:
-            await asyncio.to_thread(_write, self._file(job), job)
-        except OSError as error:
-            self._finish(entry, State.FAILED, f"the job cannot be written down: {error.strerror or error}")
-        else:
-            self._enqueue(entry)
+        await asyncio.shield(self._spawn(self._accept(entry), f"lazy job {job.id}"))  # others may ask for it by now
         return entry
 
     def states(self) -> Mapping[State, int]:
@@ -109,6 +106,26 @@ class Queue:
     def stats(self, private: Callable[[str], bool]) -> list[dict[str, object]]:
         """What ``/stats`` shows: the jobs in hand, and the last that are over. ``private``: of which upstreams no names are shown."""
         return [entry.row(private=private(entry.job.upstream)) for entry in self._entries.values()]
+
+    async def _accept(self, entry: Entry) -> None:
+        """Write a new job down and put it in line."""
+        try:
+            async with self._filing:
+                await asyncio.to_thread(_write, self._file(entry.job), entry.job)
+        except OSError as error:
+            self._finish(entry, State.FAILED, f"the job cannot be written down: {error.strerror or error}")
+        else:
+            entry.filed = True
+            self._enqueue(entry)
+
+    async def _remove(self, entry: Entry) -> None:
+        """Remove the file of a job that is over, unless it has been asked for anew. One that will not go is done again after a restart."""
+        try:
+            async with self._filing:
+                if self._entries.get(entry.job.id, entry) is entry:
+                    await asyncio.to_thread(self._file(entry.job).unlink, missing_ok=True)
+        except OSError as error:
+            _log.warning("lazy.job_left", id=entry.job.id, error=str(error))
 
     def _enqueue(self, entry: Entry) -> None:
         self._line.put_nowait((entry.priority, next(self._numbers), entry))
@@ -137,7 +154,7 @@ class Queue:
             _log.error("lazy.job_crashed", id=entry.job.id, exc_info=error)
             self._finish(entry, State.FAILED, f"{type(error).__name__}: {error}")
         if entry.state in OVER:
-            await asyncio.to_thread(self._file(entry.job).unlink, missing_ok=True)
+            await self._remove(entry)
 
     async def _watched(self, entry: Entry) -> bool:
         """Do the job; False if it was cancelled by the removal of its file."""
@@ -182,7 +199,7 @@ class Queue:
         entry.state, entry.error, entry.ended = state, error, time.monotonic()
         entry.over.set()
         self._count()
-        seconds = entry.ended - entry.began
+        seconds = entry.ended - entry.began if entry.began else 0.0
         self._metrics.job_ended(str(entry.job.kind), str(state), seconds, entry.taken)
         say = _log.warning if state is State.FAILED else _log.info
         say(
@@ -205,12 +222,11 @@ class Queue:
     def _file(self, job: Job) -> Path:
         return job_file(self._directory, job.id)
 
-    def _spawn(self, work: Awaitable[None], name: str) -> None:
-        task = asyncio.ensure_future(work)
-        if isinstance(task, asyncio.Task):
-            task.set_name(name)
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _begrudged(entry: Entry, job: Job) -> bool:
