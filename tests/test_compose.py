@@ -1,6 +1,6 @@
 """The compose file, Prometheus's and Grafana's files: they load, what they name exists, and commands are those of the documentation.
 
-No container engine runs here: what can be checked without one is.
+No program of theirs runs here: what can be checked without one is. `tests/interop/test_watching.py` has docker-compose and Prometheus.
 """
 
 import json

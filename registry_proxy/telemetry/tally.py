@@ -54,7 +54,9 @@ class Tally(Collector):
             ((kind, method, status) for kind in KINDS for method in METHODS for status in range(2, 6)), 0
         )
         self.first_byte = {kind: Spread(FIRST_BYTE_BUCKETS) for kind in KINDS}
-        self.served: defaultdict[str, int] = defaultdict(int)
+        self.served: defaultdict[str, int] = defaultdict(
+            int, {"store": 0, UPSTREAM: 0}
+        )  # a share of nothing is no figure
         self.pieces: defaultdict[str, int] = defaultdict(int)
 
     def collect(self) -> Iterator[Metric]:

@@ -23,6 +23,7 @@ NEEDED = (
     "nginx-light",
     "openssl",
     "podman",
+    "prometheus",  # for promtool as well
     "runc",
     "skopeo",
     "squid",

@@ -1,7 +1,8 @@
-"""Programs built from Go modules: containerd 2, the stargz snapshotter, crane, regctl, our eStargz tool; crates are in `crates`.
+"""Programs built from Go modules: containerd 2, the stargz snapshotter, crane, regctl, our eStargz tool, docker-compose; crates are in
+`crates`.
 
-Their versions stand in `tests/interop/go/go.mod` alone. Each program has a directory of its own in the cache, so that a
-new version of one rebuilds that one.
+Their versions stand in `tests/interop/go/go.mod` alone; docker-compose, whose requirements disagree with containerd's, has a module of
+its own beside it. Each program has a directory of its own in the cache, so that a new version of one rebuilds that one.
 """
 
 import hashlib
@@ -31,11 +32,12 @@ FOREIGN = {
     "regctl": ("github.com/regclient/regclient", ("github.com/regclient/regclient/cmd/regctl",)),
 }
 OWN = ("stargzd", "esgz")
+COMPOSE = "github.com/docker/compose/v5"
 
 
 def install() -> dict[str, Path]:
     """Every program, built if need be: its name and where it is."""
-    directories = [foreign(name) for name in FOREIGN] + [own(name) for name in OWN]
+    directories = [foreign(name) for name in FOREIGN] + [own(name) for name in OWN] + [compose()]
     if (client := cvmfs_client()) is not None:
         directories.append(client.parent)
     return {file.name: file for directory in directories for file in directory.iterdir()}
@@ -46,7 +48,7 @@ def program(name: str) -> Path:
     for family, (_, packages) in FOREIGN.items():
         if name in {package.rsplit("/", 1)[1] for package in packages}:
             return foreign(family) / name
-    return own(name) / name
+    return (compose() if name == "docker-compose" else own(name)) / name
 
 
 def foreign(family: str) -> Path:
@@ -62,18 +64,30 @@ def own(name: str) -> Path:
     return once(ROOT / "programs" / f"{name}-{version}-{source}", lambda new: compile_to(new, f"./cmd/{name}"))
 
 
-def compile_to(directory: Path, *packages: str) -> None:
-    """Builds the packages into the directory."""
+def compose() -> Path:
+    """The directory with docker-compose, whose package is named `cmd`."""
+    module = MODULE / "compose"
+
+    def build(new: Path) -> None:
+        compile_to(new, f"{COMPOSE}/cmd", module=module)
+        (new / "cmd").rename(new / "docker-compose")
+
+    return once(ROOT / "programs" / f"docker-compose-{pinned(COMPOSE, module)}", build)
+
+
+def compile_to(directory: Path, *packages: str, module: Path = MODULE) -> None:
+    """Builds packages that the module requires into the directory."""
     directory.mkdir()
     run(go(), "build", "-trimpath", "-tags=no_btrfs", "-ldflags=-s -w", "-o", f"{directory}/", *packages,
-        environment=BUILD, directory=MODULE)  # fmt: skip
+        environment=BUILD, directory=module)  # fmt: skip
 
 
-def pinned(module: str) -> str:
+def pinned(required: str, module: Path = MODULE) -> str:
     """The version of a module that go.mod asks for."""
-    found = re.search(rf"^\s+{re.escape(module)} (v\S+)", (MODULE / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
+    stated = (module / "go.mod").read_text(encoding="utf-8")
+    found = re.search(rf"^\s+{re.escape(required)} (v\S+)", stated, re.MULTILINE)
     if found is None:
-        raise SetupError(f"{MODULE / 'go.mod'} does not name {module}")
+        raise SetupError(f"{module / 'go.mod'} does not name {required}")
     return found[1]
 
 

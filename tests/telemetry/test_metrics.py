@@ -59,6 +59,12 @@ def test_observers() -> None:
     }
 
 
+def test_shares_are_figures_from_the_start() -> None:
+    """An instance that has served nothing, or nothing from upstream, says 0: a share of a series that is not there would be no figure."""
+    value = Metrics().registry.get_sample_value
+    assert [value("registry_proxy_served_bytes_total", {"tier": tier}) for tier in ("store", "upstream")] == [0, 0]
+
+
 def test_instances_do_not_share() -> None:
     """Two instances in one process count for themselves."""
     first, second = Metrics(), Metrics()
