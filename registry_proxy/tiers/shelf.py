@@ -11,6 +11,8 @@ A blob that is not whole any more (a chunk went bad) is as good as not made: it 
 
 import asyncio
 import contextlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -71,8 +73,9 @@ class Shelf:
         self._limit = limit
         self._clock = clock
         self._layers: dict[tuple[str, str], MadeLayer] = {}
-        self._blobs: dict[Digest, ShelvedBlob] = {}  # used longest ago first
+        self._blobs: OrderedDict[Digest, ShelvedBlob] = OrderedDict()  # used longest ago first
         self._turn = asyncio.Lock()
+        self._writing = threading.Lock()
 
     async def load(self) -> None:
         """Find what was made before; what cannot be read is forgotten."""
@@ -125,13 +128,13 @@ class Shelf:
         if blob is None or self._store.missing(digest, self._store.grid(blob.size)):
             await self._take_down(digest)
             return None
-        self._blobs[digest] = self._blobs.pop(digest)
+        self._blobs.move_to_end(digest)
         return made
 
     async def note(self, kind: str, made: MadeLayer) -> None:
         """Keep what became of a layer; its blob has been put here before."""
         self._layers[kind, made.source] = made
-        await asyncio.to_thread(_write, self._layer_file(kind, made.source), made)
+        await asyncio.to_thread(self._write_down, (), [(kind, made.source)])
 
     async def put(self, file: BinaryIO, size: int, digest: Digest) -> None:
         """Take a blob into the store and hold it there. Raises StoreFull, StoreBroken, or ContentCorrupt if it is another blob."""
@@ -153,8 +156,10 @@ class Shelf:
             await self._keep(ShelvedBlob(str(digest), size, self._clock()))
 
     async def admit(self, upstream: SourceHost, repository: Repository, digest: Digest) -> None:
-        """Readers of this repository may have the blob."""
-        blob, place = self._blobs[digest], self._place(upstream, repository)
+        """Readers of this repository may have the blob. Raises StoreFull if it has had to make way for another one meanwhile."""
+        blob, place = self._blobs.get(digest), self._place(upstream, repository)
+        if blob is None:
+            raise StoreFull(f"{digest} had to make way for another blob of the same image")
         if place not in blob.places:
             places = (place, *blob.places)[:_MOST_PLACES]
             await self._keep(msgspec.structs.replace(blob, places=places))
@@ -193,13 +198,21 @@ class Shelf:
         gone = [key for key, made in self._layers.items() if made.digest == str(digest)]
         for key in gone:
             del self._layers[key]
-        files = [self._blob_file(str(digest)), *(self._layer_file(*key) for key in gone)]
-        await asyncio.to_thread(_remove, files)
+        await asyncio.to_thread(self._write_down, [digest], gone)
         await self._store.drop(digest)
 
     async def _keep(self, blob: ShelvedBlob) -> None:
-        self._blobs[Digest.parse(blob.digest)] = blob
-        await asyncio.to_thread(_write, self._blob_file(blob.digest), blob)
+        digest = Digest.parse(blob.digest)
+        self._blobs[digest] = blob
+        await asyncio.to_thread(self._write_down, [digest], ())
+
+    def _write_down(self, blobs: Iterable[Digest], layers: Iterable[tuple[str, str]]) -> None:
+        """Make the files of these say what is so by now, whoever has changed it last: several requests may want that at once."""
+        with self._writing:
+            for digest in blobs:
+                _write(self._blob_file(str(digest)), self._blobs.get(digest))
+            for key in layers:
+                _write(self._layer_file(*key), self._layers.get(key))
 
     def _blob_file(self, digest: str) -> Path:
         return self._directory / "blobs" / _file_name(digest)
@@ -225,13 +238,11 @@ def _found(directory: Path, kind: type[T]) -> Iterator[tuple[Path, T]]:
             _log.warning("shelf.unreadable", file=str(file), error=str(error))
 
 
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
+def _write(file: Path, record: msgspec.Struct | None) -> None:
+    """The record's file, whole or not at all; without a record there is none."""
+    if record is None:
         file.unlink(missing_ok=True)
-
-
-def _write(file: Path, record: msgspec.Struct) -> None:
-    """The record's file, whole or not at all."""
+        return
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = file.with_suffix(".new")
     beside.write_bytes(msgspec.json.encode(record))
