@@ -1,5 +1,5 @@
-"""Programs built from Go modules: containerd 2, the stargz snapshotter, crane, regctl, our eStargz tool, docker-compose; crates are in
-`crates`.
+"""Programs built from Go modules: containerd 2, the stargz snapshotter, crane, regctl, our tools of eStargz and SOCI, docker-compose;
+crates are in `crates`.
 
 Their versions stand in `tests/interop/go/go.mod` alone; docker-compose, whose requirements disagree with containerd's, has a module of
 its own beside it. Each program has a directory of its own in the cache, so that a new version of one rebuilds that one.
@@ -31,7 +31,7 @@ FOREIGN = {
     "crane": ("github.com/google/go-containerregistry", ("github.com/google/go-containerregistry/cmd/crane",)),
     "regctl": ("github.com/regclient/regclient", ("github.com/regclient/regclient/cmd/regctl",)),
 }
-OWN = ("stargzd", "esgz")
+OWN = ("stargzd", "esgz", "socifind")
 COMPOSE = "github.com/docker/compose/v5"
 
 

@@ -1,74 +1,87 @@
-"""The SOCI snapshotter as a registry sees it: it finds an image's index, fetches zTOCs, then spans of layers by range."""
+"""The SOCI snapshotter as a registry sees it: it finds an image's index, fetches zTOCs, then spans of layers by range.
 
-import hashlib
+Finding and fetching is done by the library that it does it with (`socifind`); what it does with layers is modelled on its own source
+(0.15: fs/remote/resolver.go, fs/span-manager) and on what it was seen to send. What it would not take is a Failure here.
+"""
+
+import http.client
 import json
-import urllib.parse
-import urllib.request
+import re
+import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from email.message import Message
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from registry_proxy.lazy.files import normal_path
-from registry_proxy.lazy.soci import INDEX_DIGEST, INDEX_V1, LAYER_DIGEST
 from registry_proxy.lazy.ztoc.header import Entry
 from registry_proxy.lazy.ztoc.index import ZtocIndex
 from registry_proxy.lazy.ztoc.ztoc import Ztoc, parse, points
+from registry_proxy.oci.content import ACCEPT, OCI_INDEX
 from registry_proxy.plan.chunks import Span
-from tests.interop.harness.process import Failure
+from tests.interop.harness.process import Failure, call
+from tests.setup.programs import program
 
 AT_ONCE = 6  # spans that it fetches at the same time
 TIMEOUT = 120.0  # seconds for a request
 
 
 class SociClient:
-    """Its requests to one repository: `name` is what follows /v2/. `received`: bytes of bodies, one number for each answer."""
+    """Its requests to one repository: `name` is what follows /v2/."""
 
     def __init__(self, address: str, name: str) -> None:
-        self._base = f"http://{address}/v2/{name}"
-        self.received: list[int] = []
+        self._address = address
+        self._name = name
 
-    def get(self, path: str, span: Span | None = None) -> bytes:
-        """A body, or a part of it; raises Failure for any other answer than the one that it wants."""
-        headers = {"Range": f"bytes={span.start}-{span.stop - 1}"} if span else {}
-        with urllib.request.urlopen(urllib.request.Request(self._base + path, headers=headers), timeout=TIMEOUT) as got:
-            data: bytes = got.read()
-            if got.status != (206 if span else 200) or (span and len(data) != len(span)):
-                raise Failure(f"{path}, {span}: {got.status}, {len(data)} bytes")
-        self.received.append(len(data))
+    def tagged(self, tag: str) -> str:
+        """The digest of the image that is first in an index, found as containerd does."""
+        status, headers, _ = self.ask(f"/manifests/{tag}", method="HEAD", Accept=ACCEPT)
+        if status != 200 or headers.get_content_type() != OCI_INDEX:
+            raise Failure(f"{tag}: {status}, {headers['Content-Type']}")
+        status, _, body = self.ask(f"/manifests/{headers['Docker-Content-Digest']}", Accept=f"{OCI_INDEX}, */*")
+        if status != 200 or len(body) != int(headers["Content-Length"]):
+            raise Failure(f"the index under {tag}: {status}, {len(body)} bytes")
+        return str(json.loads(body)["manifests"][0]["digest"])
+
+    def layers(self, image: str, version: Literal["v1", "v2"]) -> list["SociLayer"]:
+        """The layers that an image's index names, in its order. `image`: the digest of its manifest."""
+        with tempfile.TemporaryDirectory(prefix="socifind-") as scratch:
+            said = call(program("socifind"), version, f"{self._address}/{self._name}", image, scratch)
+            named = [(each["layer"], each["ztoc"]) for each in json.loads(said)["layers"]]
+            return [self._layer(layer, Path(scratch, "blobs", *ztoc.split(":")).read_bytes()) for layer, ztoc in named]
+
+    def _layer(self, digest: str, ztoc: bytes) -> "SociLayer":
+        status, _, _ = self.ask(f"/blobs/{digest}", Range="bytes=0-1")  # where does it live?
+        if status // 100 != 2:
+            raise Failure(f"{digest}: {status}")
+        self.span(digest, Span(0, 10))
+        return SociLayer(self, digest, parse(ztoc))
+
+    def span(self, digest: str, span: Span) -> bytes:
+        """A part of a layer; raises Failure if it is not exactly what was asked for."""
+        asked = f"bytes={span.start}-{span.stop - 1}"
+        status, headers, data = self.ask(f"/blobs/{digest}", Range=asked, Accept_Encoding="identity")
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/\d+", headers["Content-Range"] or "")
+        sent = Span(int(found[1]), int(found[2]) + 1) if found else None
+        if status != 206 or sent != span or len(data) != len(span) or headers["Content-Encoding"]:
+            raise Failure(f"{digest}, {asked}: {status}, {headers['Content-Range']}, {len(data)} bytes")
         return data
 
-    def checked(self, path: str) -> bytes:
-        """What has a digest in its path; raises Failure if it has another one."""
-        data = self.get(path)
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != path.rpartition("/")[2]:
-            raise Failure(f"{path} has another digest")
-        return data
-
-    def index_by_referrers(self, manifest: str) -> bytes:
-        """v1: the first referrer of the type."""
-        listed = json.loads(self.get(f"/referrers/{manifest}?artifactType={urllib.parse.quote(INDEX_V1, safe='')}"))
-        found = [each for each in listed["manifests"] if each["artifactType"] == INDEX_V1]
-        return self.checked(f"/manifests/{found[0]['digest']}")
-
-    def index_by_annotation(self, tag: str) -> bytes:
-        """v2: what the image manifest names."""
-        listed = json.loads(self.get(f"/manifests/{tag}"))
-        manifest = json.loads(self.checked(f"/manifests/{listed['manifests'][0]['digest']}"))
-        return self.checked(f"/manifests/{manifest['annotations'][INDEX_DIGEST]}")
-
-    def layers(self, index: bytes) -> list["SociLayer"]:
-        """The layers that an index names, in its order; it has to be what Go's JSON makes of it, since that is what is hashed."""
-        document: dict[str, Any] = json.loads(index)
-        if json.dumps(document, separators=(",", ":")).encode() != index:
-            raise Failure("the index is not as Go would write it")
-        return [
-            SociLayer(self, each["annotations"][LAYER_DIGEST], parse(self.checked(f"/blobs/{each['digest']}")))
-            for each in document["layers"]
-        ]
+    def ask(self, path: str, *, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
+        """Status, headers and body, as they come; underscores in the names of headers stand for hyphens."""
+        connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            connection.request(method, f"/v2/{self._name}{path}", headers=sent)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
 
 
 class SociLayer:
@@ -82,8 +95,6 @@ class SociLayer:
         self._starts = [point.uncompressed for point in points(ztoc)]
         self._by_number = ZtocIndex(_one_file_per_span(ztoc, self._starts))
         self._spans: dict[int, bytes] = {}
-        for probe in (2, 10):
-            client.get(f"/blobs/{digest}", Span(0, probe))
 
     def tar(self) -> bytes:
         """All of the layer's tar."""
@@ -111,7 +122,7 @@ class SociLayer:
 
     def _span(self, number: int) -> bytes:
         file = self._by_number.files[str(number)]
-        return b"".join(self._by_number.content(file, lambda span: self._client.get(f"/blobs/{self.digest}", span)))
+        return b"".join(self._by_number.content(file, lambda span: self._client.span(self.digest, span)))
 
 
 def _one_file_per_span(ztoc: Ztoc, starts: list[int]) -> Ztoc:
