@@ -8,9 +8,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
+
+import structlog
 
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, SourceHost
@@ -33,6 +35,8 @@ from registry_proxy.tiers.schema import (
 from registry_proxy.tiers.table import Table
 
 __all__ = ["Records", "VerifiedBlob"]
+
+_log = structlog.get_logger()
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,11 +123,16 @@ class Records:
 
 
 class Database:
-    """The record file behind its own thread; every wait for it ends."""
+    """The record file behind its own thread; every wait for it ends.
+
+    While a call is late, as on a disk that hangs, others are not made at all: what is read is missing, what is written stays in memory.
+    Or each request would wait as long, and what is to be written would pile up.
+    """
 
     def __init__(self, file: RecordFile) -> None:
         self._file = file
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="records")
+        self._late: asyncio.Future[Any] | None = None
 
     async def open(self) -> None:
         """Open the file."""
@@ -152,14 +161,21 @@ class Database:
 
     async def close(self) -> None:
         """Close the file after what is still to be written."""
-        await self._run(self._file.close)
+        await self._wait_for(self._executor.submit(self._file.close))
         self._executor.shutdown(wait=False)
 
     async def _run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
-        """The function's result from the thread, or None after a while: it goes on without us."""
-        running = asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
+        """The function's result from the thread. None while another call is late, and when this one becomes so: it goes on without us."""
+        if self._late is not None and not self._late.done():
+            return None
+        return await self._wait_for(self._executor.submit(function, *args, **kwargs))
+
+    async def _wait_for(self, work: Future[R]) -> R | None:
+        running = asyncio.wrap_future(work)
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await asyncio.shield(running)
         except TimeoutError:
+            _log.warning("records.late", seconds=_PATIENCE)
+            self._late = running
             return None

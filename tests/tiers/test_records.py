@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -246,6 +247,29 @@ async def test_a_locked_database_is_given_up_on_in_time(where: Path) -> None:
     async with Records.open(where) as records:
         assert await records.facts.get("old") == FACT
     assert not list(where.parent.glob("records.broken-*"))
+
+
+async def test_a_disk_that_hangs_holds_up_one_request(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it moves again nobody else waits for it, and what is to be written does not pile up; then all is as before."""
+    on = threading.Event()
+    async with Records.open(where) as records:
+        await records.sweep()  # the first one, which the start brings, is over
+        database = records._backing
+        read = database._file.get
+        monkeypatch.setattr(database._file, "get", lambda key: (on.wait(30), read(key))[1])
+        monkeypatch.setattr(records_module, "_PATIENCE", 0.05)
+        assert await records.facts.get("unknown") is None
+        monkeypatch.setattr(records_module, "_PATIENCE", 30)
+        for number in range(100):
+            assert await records.facts.get(f"unknown {number}") is None
+            await records.facts.put(str(number), Fact(number))
+        assert database._executor._work_queue.qsize() == 0
+        assert records.facts.peek("99") == Fact(99)
+        on.set()
+        await database._late
+        await records.facts.put("after", FACT)
+    async with Records.open(where) as records:
+        assert await records.facts.get("after") == FACT
 
 
 async def test_a_lock_taken_while_running_loses_only_the_write(where: Path) -> None:
