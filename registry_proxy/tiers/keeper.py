@@ -109,20 +109,20 @@ class Keeper:
                 self._accounts.counting = False
 
     async def save(self) -> None:
-        """Save the accounts that changed."""
+        """Save the accounts that changed; what the disk does not take is saved the next time."""
         left, self._accounts.changed_pages = self._accounts.changed_pages, set()
         try:
             for name, page in self._accounts.pages(left).items():
-                await self._pages.put(name, page)
-                left.discard(name)
+                if await self._pages.put(name, page):
+                    left.discard(name)
         finally:
             self._accounts.changed_pages |= left
 
     async def save_last(self) -> None:
-        """Save everything and note that the stop was a clean one, if the accounts are known to be true."""
+        """Save everything and note that the stop was a clean one, if the accounts are known to be true and on disk."""
         await self.look_again()
         await self.save()
-        clean = self.counted.is_set() and not self._accounts.doubtful
+        clean = self.counted.is_set() and not self._accounts.doubtful and not self._accounts.changed_pages
         if clean:
             state = State(clean=True, bytes=self._accounts.bytes)
             await self._threads.run(self._directory.write_state, state)

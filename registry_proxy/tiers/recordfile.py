@@ -83,25 +83,27 @@ class RecordFile:
             return None
         return value if isinstance(value, bytes) else None
 
-    def put(self, items: Iterable[tuple[str, bytes]]) -> None:
-        """Write some records in one transaction."""
+    def put(self, items: Iterable[tuple[str, bytes]]) -> bool:
+        """Write some records in one transaction. True if they are on disk."""
         self._notice_removal()
         if self._cache is None and not self._closed and time.monotonic() >= self._next_try:
             self.open()
         cache = self._cache
         if cache is None:
-            return
+            return False
         try:
             with cache.transact():
                 for key, value in items:
                     cache.set(key, value)
             self._complained = False
             self._be_patient(cache, patient=True)
+            return True
         except _DISK as error:
             self._complain("records.unwritable", error)
             self._be_patient(cache, patient=False)
         except sqlite3.DatabaseError as error:
             self._start_anew(error)
+        return False
 
     def _be_patient(self, cache: diskcache.Cache, *, patient: bool) -> None:
         if patient is self._impatient:

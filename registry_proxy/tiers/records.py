@@ -142,9 +142,9 @@ class Database:
         """The bytes under a key; None too if that takes too long."""
         return await self._run(self._file.get, key)
 
-    async def write(self, items: list[tuple[str, bytes]]) -> None:
-        """Keep these."""
-        await self._run(self._file.put, items)
+    async def write(self, items: list[tuple[str, bytes]]) -> bool:
+        """Keep these. True if they are on disk."""
+        return await self._run(self._file.put, items) or False
 
     async def remove(self, keys: list[str]) -> None:
         """Forget these."""

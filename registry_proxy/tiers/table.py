@@ -31,8 +31,8 @@ class Backing(Protocol):
     def read(self, key: str) -> Awaitable[bytes | None]:
         """The bytes under a key."""
 
-    def write(self, items: list[tuple[str, bytes]]) -> Awaitable[None]:
-        """Keep these."""
+    def write(self, items: list[tuple[str, bytes]]) -> Awaitable[bool]:
+        """Keep these. True if they are on disk."""
 
     def remove(self, keys: list[str]) -> Awaitable[None]:
         """Forget these."""
@@ -81,19 +81,19 @@ class Table(Generic[T]):
         self._keep(key, kept)
         return kept.value
 
-    async def put(self, key: str, value: T, ttl: float | None = None) -> None:
-        """Keep a record, for ``ttl`` seconds or for ever."""
-        await self.put_many([(key, value)], ttl)
+    async def put(self, key: str, value: T, ttl: float | None = None) -> bool:
+        """Keep a record, for ``ttl`` seconds or for ever. False if only memory has it."""
+        return await self.put_many([(key, value)], ttl)
 
-    async def put_many(self, items: Iterable[tuple[str, T]], ttl: float | None = None) -> None:
-        """Keep some records; on disk they arrive together."""
+    async def put_many(self, items: Iterable[tuple[str, T]], ttl: float | None = None) -> bool:
+        """Keep some records; on disk they arrive together. False if only memory has them."""
         written = self._clock()
         packed: list[tuple[str, bytes]] = []
         for key, value in items:
             body = msgspec.msgpack.encode(value)
             self._keep(key, _Kept(value, written, ttl, len(body) + len(key) + _ENTRY))
             packed.append((self._prefix + key, msgspec.msgpack.encode(Envelope(msgspec.Raw(body), written, ttl))))
-        await self._backing.write(packed)
+        return await self._backing.write(packed)
 
     async def delete(self, key: str) -> None:
         """Forget a record."""

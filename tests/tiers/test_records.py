@@ -55,8 +55,9 @@ class Shelf:
         self.reads += 1
         return self.rows.get(key)
 
-    async def write(self, items: list[tuple[str, bytes]]) -> None:
+    async def write(self, items: list[tuple[str, bytes]]) -> bool:
         self.rows.update(items)
+        return True
 
     async def remove(self, keys: list[str]) -> None:
         for key in keys:

@@ -12,6 +12,7 @@ from registry_proxy.errors import ContentCorrupt
 from registry_proxy.tiers import store as store_module
 from registry_proxy.tiers import writing
 from registry_proxy.tiers.openfiles import OpenFile
+from registry_proxy.tiers.recordfile import RecordFile
 from registry_proxy.tiers.schema import VerifiedBlob
 from registry_proxy.tiers.store import ChunkStore, open_store
 from tests.tiers.blobs import CHUNK, Blob, both, files, keep, loaded, noise, running, settings, text
@@ -149,6 +150,25 @@ async def test_a_stop_in_the_middle_of_saving_is_a_clean_one(place: Path, monkey
     monkeypatch.setattr(store_module.walk, "shards", lambda _: pytest.fail("counted the files"))
     async with running(place) as store:
         assert store.stats().chunks == 5
+
+
+async def test_accounts_that_the_disk_did_not_take_are_saved_the_next_time(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that could not be written is not taken for saved; and a stop at which that is so is not a clean one."""
+    first, second = noise(CHUNK), noise(CHUNK, 1)
+    async with both(place) as (store, records):
+        await keep(store, first)
+        with monkeypatch.context() as disk:
+            disk.setattr(RecordFile, "put", lambda *_: False)
+            await store.save()
+        await store.save()
+        assert await records._backing.read(f"accounts:{first.digest.hex[:2]}") is not None
+        await keep(store, second)
+        monkeypatch.setattr(RecordFile, "put", lambda *_: False)
+    monkeypatch.undo()
+    async with running(place) as store:
+        assert (store.stats().chunks, store.missing(second.digest, second.grid)) == (2, 0)
 
 
 async def test_lost_accounts_are_counted_anew(place: Path) -> None:
