@@ -13,6 +13,8 @@ from typing import Literal
 
 import pytest
 
+from registry_proxy.lazy.soci import INDEX_V2
+from tests.interop.harness.clients import podman, regctl_copy
 from tests.interop.harness.containerd import containerd_2, lazy_containerd
 from tests.interop.harness.front import Front, front
 from tests.interop.harness.process import call, free_port
@@ -85,6 +87,22 @@ def test_converted_elsewhere(
         assert f"sha256:{hashlib.sha256((work / 'copy/manifest.json').read_bytes()).hexdigest()}" == made["digest"]
         with lazy_containerd(work / "node", SOURCE, other) as containerd:
             start_lazily(containerd, image, "latest-esgz")
+
+
+def test_lazy_forms_are_images_for_everybody(gitlab: Front, pushed: dict[str, Image], work: Path) -> None:
+    """podman, which knows neither form, runs both; regctl copies all that is listed under -soci: image, index and zTOCs."""
+    image = pushed["py"]
+    with registry_proxy(work / "proxy", {SOURCE: gitlab.url}, *settings(work)) as proxy:
+        with podman(work / "podman", SOURCE, proxy.address) as client:
+            for tag in ("latest-esgz", "latest-soci"):
+                client.pull(f"{SOURCE}/{image.repository}:{tag}")
+                assert client.run(f"{SOURCE}/{image.repository}:{tag}", *NUMPY).split() == ["45"]
+        copied = regctl_copy(f"{proxy.address}/{SOURCE}/{image.repository}:latest-soci", work / "copy")
+    documents = [json.loads(oci.blob(work / "copy", digest).read_bytes()) for digest in copied if copied[digest] < 5000]
+    [index] = [each for each in documents if each.get("config", {}).get("mediaType") == INDEX_V2]
+    assert len(index["layers"]) == len(image.layer_digests)
+    assert {each["digest"] for each in index["layers"]} <= copied.keys()
+    assert set(image.layer_digests) <= copied.keys()
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
