@@ -1,7 +1,8 @@
-"""An answer that is complete in memory, written to the connection by one write.
+"""An answer as it goes on the wire: status line, ``Date``, headers, and what tells HTTP/1.0 and 1.1 whether the connection goes on
+(RFC 9112 §9.3).
 
-aiohttp's response classes cost more than all else that a hit needs; what they do for an answer of known length is done here: the
-status line, ``Date``, and what tells HTTP/1.0 and 1.1 whether the connection goes on (RFC 9112 §9.3).
+aiohttp's response classes cost more than all else that a hit needs. Headers are text from the start, since most of them are the same
+for many answers.
 """
 
 import time
@@ -13,37 +14,40 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-_BODILESS: Final = frozenset({204, 304})
-"""Statuses without a body, and without a length of one that was not stated (RFC 9110 §8.6)."""
+Lines = str
+"""Header lines as they are sent, each with its line break."""
+
+
+def lines(*headers: tuple[str, str]) -> Lines:
+    """These names and values as lines. Raises ValueError for a header that would become two."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers):
+        raise ValueError(f"a line break in a header: {text!r}")
+    return text
 
 
 class Answer:
-    """``headers``: in order, names and values, everything but ``Date`` and ``Connection``; ``body``: None where there is none."""
+    """``headers``: everything but ``Date``, ``Connection`` and ``Content-Length``; ``length``: of the body, in bytes, None if nothing is
+    said of it (RFC 9110 §8.6: 204 and 304); ``body``: None if there is none, as for HEAD, or if it follows."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "headers", "length", "status")
 
-    def __init__(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes | None = None) -> None:
+    def __init__(self, status: int, headers: Lines, length: int | None, body: bytes | None = None) -> None:
         self.status = status
         self.headers = headers
+        self.length = length
         self.body = body
 
     def wire(self, request: web.BaseRequest) -> bytes:
-        """The bytes that answer this request. Raises ValueError for a header that would become two."""
-        status, body, stated = self.status, self.body, self.status in _BODILESS
-        lines = [_first_lines(status, int(time.time()))]
-        for name, value in self.headers:
-            if "\n" in value or "\r" in value:
-                raise ValueError(f"a line break in {name}")
-            stated = stated or name == "Content-Length"
-            lines.append(f"{name}: {value}\r\n")
-        if not stated:
-            lines.append(f"Content-Length: {len(body or b'')}\r\n")
+        """The bytes that answer this request: all of them, or those before the body that follows."""
+        length = "" if self.length is None else f"Content-Length: {self.length}\r\n"
         if request.version != HttpVersion11:
-            lines.append("Connection: keep-alive\r\n\r\n" if request.keep_alive else "\r\n")
+            connection = "Connection: keep-alive\r\n" if request.keep_alive else ""
         else:
-            lines.append("\r\n" if request.keep_alive else "Connection: close\r\n\r\n")
-        start = "".join(lines).encode("utf-8", "surrogateescape")
-        return start + body if body is not None and request.method != "HEAD" else start
+            connection = "" if request.keep_alive else "Connection: close\r\n"
+        first = _first_lines(self.status, int(time.time()))
+        start = f"{first}{self.headers}{length}{connection}\r\n".encode("utf-8", "surrogateescape")
+        return start + self.body if self.body is not None and request.method != "HEAD" else start
 
 
 class Sent(web.StreamResponse):
@@ -58,8 +62,8 @@ class Sent(web.StreamResponse):
         """Nothing: whoever cuts an answer aborts its connection."""
 
 
-Reply = Answer | web.StreamResponse
-"""What a handler comes to: an answer to be sent, or aiohttp's of one whose body is on its way."""
+Reply = Answer | Sent
+"""What a handler comes to: an answer to be sent, or one that is on the wire."""
 
 KEPT: Final = Sent(keep_alive=True)
 CLOSED: Final = Sent(keep_alive=False)

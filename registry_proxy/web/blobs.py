@@ -39,11 +39,11 @@ async def answer(
     blob = await _open(blobs, target, digest, admit, certain=exchange.head)
     plan = outline(exchange, Content(digest, blob.size, _MEDIA_TYPE, immutable=True), max_ranges)
     if not plan.length or not plan.parts:
-        return exchange.answer(plan.status, *plan.headers)
+        return exchange.outlined(plan.status, plan.headers, plan.length)
     if len(plan.parts) == 1:
         data = _small(exchange, blob, plan.parts[0].span)
         if data is not None:
-            return exchange.answer(plan.status, *plan.headers, body=data)
+            return exchange.outlined(plan.status, plan.headers, plan.length, data)
     async with blob.read(plan.parts) as reader:
         return await body.send(exchange, plan, reader, stall)
 
@@ -54,7 +54,7 @@ def hit(exchange: Exchange, blob: OpenBlob, max_ranges: int) -> Answer | None:
     if len(plan.parts) != 1:
         return None
     data = _small(exchange, blob, plan.parts[0].span)
-    return None if data is None else exchange.answer(plan.status, *plan.headers, body=data)
+    return None if data is None else exchange.outlined(plan.status, plan.headers, plan.length, data)
 
 
 async def _open(blobs: Blobs, target: Target | None, digest: Digest, admit: Admit, *, certain: bool) -> OpenBlob:

@@ -2,7 +2,7 @@
 
 Large pieces that lie in a file as they are go by sendfile; small ones are gathered and go by one write, at the latest when the
 answer has to wait for its next piece. ``loop.sendfile`` returns less than it was asked for on a short file, without an error,
-and aiohttp would put its next answer into this body: so every count is compared, and any difference cuts the connection.
+and the next answer would become part of this body: so every count is compared, and any difference cuts the connection.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from contextlib import aclosing
 from typing import Final
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from registry_proxy.pull.pieces import Piece
+from registry_proxy.web.answer import Sent
 from registry_proxy.web.exchange import ClientGone, Exchange
 from registry_proxy.web.heart import Reader
 from registry_proxy.web.outline import Outline
@@ -33,15 +33,15 @@ class BodyShort(Exception):
     """A tier delivered other than what was promised. A mistake of ours or a damaged file; never the client's."""
 
 
-async def send(exchange: Exchange, outline: Outline, reader: Reader, stall: float) -> web.StreamResponse:
-    """Send headers and body; on any failure the connection is cut.
+async def send(exchange: Exchange, outline: Outline, reader: Reader, stall: float) -> Sent:
+    """Send headers and body; on a failure the connection is cut, unless nothing has been sent yet.
 
     Raises ClientGone if the client leaves or takes nothing for ``stall`` seconds, and whatever the reader raises.
     """
-    response = web.StreamResponse(status=outline.status, headers=CIMultiDict(exchange.headers(*outline.headers)))
+    head, response = exchange.begin(exchange.outlined(outline.status, outline.headers, outline.length))
+    outbox = Outbox(exchange.request, stall)
     try:
-        await exchange.prepare(response)
-        outbox = Outbox(exchange.request, stall)
+        outbox.gather(head)
         for index in range(len(outline.parts)):
             if outline.frames is not None:
                 outbox.gather(outline.frames.heads[index])
@@ -49,11 +49,15 @@ async def send(exchange: Exchange, outline: Outline, reader: Reader, stall: floa
         if outline.frames is not None:
             outbox.gather(outline.frames.tail)
         await outbox.flush()
-        if outbox.sent != outline.length:
-            raise BodyShort(f"{outbox.sent} bytes sent of {outline.length} promised")
-        await response.write_eof()
-    except BaseException:
-        exchange.abort()
+        sent = outbox.sent - len(head)
+        if sent != outline.length:
+            raise BodyShort(f"{sent} bytes sent of {outline.length} promised")
+    except BaseException as error:
+        if isinstance(error, Exception) and not outbox.sent:
+            outbox.discard()
+            exchange.take_back()
+        else:
+            exchange.abort()
         raise
     return response
 
@@ -66,7 +70,7 @@ async def _send_span(exchange: Exchange, outbox: "Outbox", pieces: AsyncGenerato
 
 
 class Outbox:
-    """One connection's way out. ``sent``: bytes of the body given to it."""
+    """One connection's way out. ``sent``: bytes given to it."""
 
     def __init__(self, request: web.BaseRequest, stall: float) -> None:
         self.sent = 0
@@ -97,6 +101,11 @@ class Outbox:
         self._gathered.append(data)
         self._held += len(data)
 
+    def discard(self) -> None:
+        """Drop what is gathered."""
+        self._gathered.clear()
+        self._held = 0
+
     async def flush(self) -> None:
         """Write what is gathered, and wait until the client has taken enough of it; raises ClientGone."""
         self._transport()
@@ -113,8 +122,7 @@ class Outbox:
         if self._gathered and transport is not None and not transport.is_closing():
             transport.write(self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered))
             self.sent += self._held
-            self._gathered.clear()
-            self._held = 0
+            self.discard()
 
     async def _send_file(self, piece: Piece, start: int, stop: int) -> None:
         file = piece.chunk.file

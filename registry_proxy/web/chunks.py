@@ -25,11 +25,12 @@ from registry_proxy.plan.routing import Asked
 from registry_proxy.pull.pieces import Piece
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.web import body, failures
-from registry_proxy.web.answer import Answer, Reply
+from registry_proxy.web.answer import Answer, Reply, lines
 from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.outline import Outline
 
 _BUSY = 429
+_NO_STORE = lines(("Cache-Control", "no-store"))
 
 
 class ChunkObject(Protocol):
@@ -138,15 +139,14 @@ class _OnePiece:
 async def _chunk(exchange: Exchange, chunk: ChunkObject, stall: float) -> Reply:
     piece = chunk.piece
     try:
-        headers = (
+        headers = lines(
             ("Content-Type", "application/octet-stream"),
-            ("Content-Length", str(len(piece))),
             ("Cache-Control", FOREVER),
             ("ETag", f'"{chunk.sha256.hex()}"'),
             ("Repr-Digest", repr_digest(chunk.sha256)),
         )
         if exchange.head:
-            return exchange.answer(200, *headers)
+            return exchange.outlined(200, headers, len(piece))
         plan = Outline(200, headers, (Part(Span(0, len(piece))),), len(piece))
         return await body.send(exchange, plan, _OnePiece(piece), stall)
     finally:
@@ -161,7 +161,7 @@ def _hashes(exchange: Exchange, hashes: ChunkHashes) -> Answer:
 def _refusal(exchange: Exchange, error: RegistryProxyError) -> Answer:
     """What an edge is told: nothing that a cache may keep; "come back" (429) burns no forward proxy, where 503 would."""
     refusal = failures.response(exchange, error)
-    refusal.headers = (*refusal.headers, ("Cache-Control", "no-store"))
+    refusal.headers += _NO_STORE
     if isinstance(error, NotSoon | UpstreamBusy):
         refusal.status = _BUSY
     return refusal

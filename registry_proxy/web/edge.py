@@ -48,7 +48,7 @@ from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.logs import REQUEST
 from registry_proxy.telemetry.metrics import Metrics
 from registry_proxy.web import blobs, challenges, failures, lists, manifests, referrers
-from registry_proxy.web.answer import CLOSED, Answer, Reply
+from registry_proxy.web.answer import CLOSED, Answer, Reply, Sent
 from registry_proxy.web.body import BodyShort
 from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.exchange import ClientGone, Exchange
@@ -154,7 +154,7 @@ class Edge:
             except TimeoutError:
                 log.warning("server.drain_ended", active=self.active, seconds=seconds)
 
-    async def _answered(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answered(self, exchange: Exchange) -> Sent:
         try:
             reply = await self._attempt(exchange)
             if isinstance(reply, Answer):
@@ -186,7 +186,7 @@ class Edge:
         exchange.error = f"{type(error).__name__}: {error}"
         return failures.response(exchange, told)
 
-    def _cut(self, exchange: Exchange, by: str, error: Exception) -> web.StreamResponse:
+    def _cut(self, exchange: Exchange, by: str, error: Exception) -> Sent:
         exchange.cut_by = by
         exchange.error = f"{type(error).__name__}: {error}"
         exchange.abort()

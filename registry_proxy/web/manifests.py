@@ -3,7 +3,7 @@
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Reference
 from registry_proxy.plan.routing import Target
-from registry_proxy.web.answer import Answer
+from registry_proxy.web.answer import Answer, lines
 from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.heart import Manifests, ServedManifest
 from registry_proxy.web.outline import Content, Outline, outline
@@ -24,11 +24,11 @@ def hit(exchange: Exchange, served: ServedManifest, reference: Reference, max_ra
     """The answer with a manifest that is here."""
     content = Content(served.digest, len(served.body), served.media_type, immutable=isinstance(reference, Digest))
     plan = outline(exchange, content, max_ranges)
-    warning = (("Warning", _warning(served.stale)),) if served.stale else ()
+    warning = lines(("Warning", _warning(served.stale))) if served.stale else ""
     body = _cut(served.body, plan)
     if body:
         exchange.count(served.tier, len(body))
-    return exchange.answer(plan.status, *plan.headers, *warning, body=body)
+    return exchange.outlined(plan.status, plan.headers + warning, plan.length, body)
 
 
 def _cut(whole: bytes, plan: Outline) -> bytes | None:

@@ -11,12 +11,14 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.plan import ranges
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part, Parts, Unsatisfiable, Whole
+from registry_proxy.web.answer import Lines, lines
 from registry_proxy.web.exchange import Exchange
 from registry_proxy.web.multipart import Frames, content_range, frames
 
 FOREVER = ("Cache-Control", "max-age=31536000, immutable")
 """For what is named by its digest. Not "public": what was given to a client with credentials is not for others."""
 
+_RANGES: Final = lines(("Accept-Ranges", "bytes"))
 _KEPT: Final = 1024
 """Digests whose headers are at hand."""
 
@@ -31,45 +33,41 @@ class Content(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outline(msgspec.Struct, frozen=True, gc=False):
-    """The answer before its body. ``parts``: what to send, in order (none for 304 and HEAD); ``length``: of the body, in bytes."""
+    """The answer before its body. ``parts``: what to send, in order (none for 304 and HEAD); ``length``: of the body, in bytes, None
+    for 304."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: Lines
     parts: tuple[Part, ...]
-    length: int
+    length: int | None
     frames: Frames | None = None
 
 
 def outline(exchange: Exchange, content: Content, max_ranges: int) -> Outline:
     """How to answer this request for content; raises RangeUnsatisfiable and RangeTooLarge."""
-    common, etag = _common(content.digest, content.immutable)
+    common, typed, etag = _known(content.digest, content.media_type, content.immutable)
     if ranges.not_modified(exchange.header("If-None-Match"), etag):
-        return Outline(304, common[:-1], (), 0)
+        return Outline(304, common, (), None)
     asked = exchange.header("Range")
     size = content.size
     if_range = exchange.header("If-Range") if asked is not None else None
-    media_type = ("Content-Type", content.media_type)
     match ranges.decide(exchange.request.method, asked, if_range, etag, size, max_ranges):
         case Whole():
-            headers = (*common, media_type, ("Content-Length", str(size)))
-            return Outline(200, headers, () if exchange.head else (Part(Span(0, size)),), size)
+            return Outline(200, typed, () if exchange.head else (Part(Span(0, size)),), size)
         case Part(span) as part:
-            length = ("Content-Length", str(len(span)))
-            headers = (*common, media_type, length, ("Content-Range", content_range(span, size)))
-            return Outline(206, headers, (part,), len(span))
+            return Outline(206, f"{typed}Content-Range: {content_range(span, size)}\r\n", (part,), len(span))
         case Parts(parts):
             framing = frames([part.span for part in parts], size, content.media_type, secrets.token_hex(16))
-            length = ("Content-Length", str(framing.length))
-            return Outline(
-                206, (*common, ("Content-Type", framing.content_type), length), parts, framing.length, framing
-            )
+            headers = common + _RANGES + lines(("Content-Type", framing.content_type))
+            return Outline(206, headers, parts, framing.length, framing)
         case Unsatisfiable():
             raise RangeUnsatisfiable(size)
 
 
 @lru_cache(_KEPT)
-def _common(digest: Digest, immutable: bool) -> tuple[tuple[tuple[str, str], ...], str]:
-    """The headers that every answer with this content has (304 all but the last), and the ETag."""
+def _known(digest: Digest, media_type: str, immutable: bool) -> tuple[Lines, Lines, str]:
+    """The headers of a 304, those of an answer that has the media type, and the ETag."""
     etag = f'"{digest}"'
     forever = (FOREVER,) if immutable else ()
-    return (("Docker-Content-Digest", str(digest)), ("ETag", etag), *forever, ("Accept-Ranges", "bytes")), etag
+    common = lines(("Docker-Content-Digest", str(digest)), ("ETag", etag), *forever)
+    return common, common + _RANGES + lines(("Content-Type", media_type)), etag
