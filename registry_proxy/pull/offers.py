@@ -37,6 +37,8 @@ _PACE: Final = 40e6
 
 _REMEMBERED: Final = 1024
 _WATCHED: Final = 65536
+_EACH: Final = 16
+"""Jobs, for the newest repositories, that are made as soon as a layer is here; a base layer may be in thousands."""
 
 _Key = tuple[Kind, SourceHost, Repository, Digest]
 
@@ -234,7 +236,10 @@ class Offers:
             if await self._records.verified.get(job.digest) is not None:
                 await self._queue.ensure(job, Priority.EAGER)
             else:
-                self._watched.setdefault(job.digest, []).append(job)
+                jobs = self._watched.setdefault(job.digest, [])
+                if job not in jobs:
+                    jobs.append(job)
+                    del jobs[:-_EACH]
                 while len(self._watched) > _WATCHED:
                     self._watched.popitem(last=False)
 

@@ -173,9 +173,8 @@ class Shelf:
         hasher, sums = digest.hasher(), bytearray()
         for index in range(grid.count):
             data = await asyncio.to_thread(file.read, grid.length_of(index))
-            chunk = await self._store.put(digest, grid, index, data, room, hasher=hasher)
-            sums += chunk.sha256
-            chunk.close()
+            with contextlib.closing(await self._store.put(digest, grid, index, data, room, hasher=hasher)) as chunk:
+                sums += chunk.sha256
         if hasher.hexdigest() != digest.hex:
             await self._store.drop(digest)
             raise ContentCorrupt(f"what was made does not hash to {digest}")

@@ -280,16 +280,15 @@ class ChunkStore:
         room: Room,
         *,
         hasher: Hasher | None = None,
-        expected: bytes | None = None,
     ) -> StoredChunk:
         """Commit a chunk into reserved room; returns it open, the caller closes it. ``data`` must not change any more.
 
-        ``expected``: the sha-256 it must have; raises ContentCorrupt otherwise. ``hasher``: takes the chunk's bytes in the same
-        hop, also when StoreTrouble (StoreFull, StoreBroken) is raised: the chunk is then to be served from memory.
+        ``hasher``: takes the chunk's bytes in the same hop, also when StoreTrouble (StoreFull, StoreBroken) is raised: the chunk is
+        then to be served from memory.
         """
         if len(data) != grid.length_of(index) or grid.chunk != self.chunk_size:
             raise ValueError(f"{len(data)} bytes are not chunk {index} of {grid}")
-        hashing = Hashing(data, hasher, expected)
+        hashing = Hashing(data, hasher)
         try:
             most = self._admit(len(data), room)
             work = self._put(digest, index, data, room, most, hashing)

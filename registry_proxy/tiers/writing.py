@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from registry_proxy.errors import ContentCorrupt, StoreBroken, StoreFull, StoreTrouble
+from registry_proxy.errors import StoreBroken, StoreFull, StoreTrouble
 from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.tiers import chunkfile
 from registry_proxy.tiers.chunkfile import Buffer
@@ -26,20 +26,17 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 class Hashing:
     """The hashes to be taken of a chunk on its way. Whichever thread comes first takes them, once."""
 
-    def __init__(self, data: Buffer, hasher: Hasher | None, expected: bytes | None) -> None:
+    def __init__(self, data: Buffer, hasher: Hasher | None) -> None:
         self._data = data
         self._hasher = hasher
-        self._expected = expected
         self._lock = threading.Lock()
         self._sha256: bytes | None = None
 
     def run(self) -> bytes:
-        """The chunk's sha-256; feeds the hasher, too. Raises ContentCorrupt, and feeds nothing, if it is not as expected."""
+        """The chunk's sha-256; feeds the hasher, too."""
         with self._lock:
             if self._sha256 is None:
                 sha256 = hashlib.sha256(self._data, usedforsecurity=False).digest()
-                if self._expected is not None and sha256 != self._expected:
-                    raise ContentCorrupt("a chunk does not hash to what it was when its blob was verified")
                 if self._hasher is not None:
                     self._hasher.update(self._data)
                 self._sha256 = sha256

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from registry_proxy.errors import ContentCorrupt
 from registry_proxy.tiers import store as store_module
 from registry_proxy.tiers import writing
 from registry_proxy.tiers.openfiles import OpenFile
@@ -285,29 +284,6 @@ async def expect_miss_then_hit(store: ChunkStore, blob: Blob) -> None:
     assert not store.has(blob.digest, 0)
     await keep(store, blob)
     assert await loaded(store, blob, 0) == blob.data
-
-
-async def test_a_chunk_of_another_blob_under_this_name_is_checked_by_its_list(place: Path) -> None:
-    """Refetched chunks of a verified blob must have the hash they had then; wrong ones are not kept."""
-    blob = noise(CHUNK)
-    hasher = blob.digest.hasher()
-    async with running(place) as store:
-        room = await store.reserve(CHUNK, blob.digest)
-        assert room is not None
-        with pytest.raises(ContentCorrupt):
-            await store.put(
-                blob.digest, blob.grid, 0, blob.data, room, hasher=hasher, expected=hashlib.sha256(b"other").digest()
-            )
-        assert hasher.hexdigest() == hashlib.sha256(b"").hexdigest()
-        assert await loaded(store, blob, 0) is None
-        (
-            await store.put(
-                blob.digest, blob.grid, 0, blob.data, room, hasher=hasher, expected=hashlib.sha256(blob.data).digest()
-            )
-        ).close()
-        assert hasher.hexdigest() == blob.digest.hex
-        room.release()
-        assert store.stats().promised == 0
 
 
 async def test_data_of_the_wrong_length_is_refused(place: Path) -> None:
