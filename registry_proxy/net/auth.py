@@ -8,7 +8,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from urllib.parse import urlencode
@@ -20,6 +20,7 @@ from registry_proxy.errors import Denied, UpstreamBroken
 from registry_proxy.net.accounts import Credential, load_credential
 from registry_proxy.net.authority import Refusal
 from registry_proxy.net.client import Client
+from registry_proxy.net.outages import Outages
 from registry_proxy.net.response import Response
 from registry_proxy.net.single import SingleFlight
 from registry_proxy.net.slots import Slots
@@ -65,6 +66,7 @@ class Authenticator:
         self._client = client
         self._slots = slots
         self._clock = clock
+        self._outages = Outages()
         self._challenges: dict[Origin, Challenge] = {}
         self._tokens: OrderedDict[tuple[Origin, str], _Kept] = OrderedDict()
         self._flights: SingleFlight[tuple[Origin, str], str] = SingleFlight()
@@ -138,7 +140,11 @@ class Authenticator:
         origin = check_realm(mirror, realm, self._settings.realms)
         credential = await self._credential(mirror, repository)
         subject = f"a token for {scope or mirror} from {origin}"
-        async with self._slots.slot(), self._request_token(mirror, realm, challenge, scope, credential) as response:
+        what = str(origin)
+        async with self._outages.line(what, self._slots.slot()), AsyncExitStack() as stack:
+            with self._outages.watched(what):
+                sending = self._request_token(mirror, realm, challenge, scope, credential)
+                response = await stack.enter_async_context(sending)
             if response.status != 200:
                 account = credential is not None
                 raise refusal(response.status, b"", None, subject=subject, missing=UpstreamBroken, account=account)

@@ -41,6 +41,7 @@ from registry_proxy.net.client import Client
 from registry_proxy.net.fairslots import FairSlots
 from registry_proxy.net.finals import Finals
 from registry_proxy.net.mirrors import Mirrors
+from registry_proxy.net.outages import Outages
 from registry_proxy.net.response import Response
 from registry_proxy.net.slots import Slots, Urgent
 from registry_proxy.net.trust import authorities
@@ -122,6 +123,7 @@ class UpstreamClient:
         self._verdict_slots = FairSlots(_VERDICT_SLOTS)
         self._auth: Authority = authority or Authenticator(settings, self._client, self._meta_slots)
         self._finals = Finals()
+        self._outages = Outages()
         self._exchanges = 0
         self._retired = False
 
@@ -162,10 +164,13 @@ class UpstreamClient:
         """What the token server that the upstream has named, and that may see what clients show, answers to a GET."""
         origin = Origin.of(self.settings.urls[0])
         headers = {"Authorization": shown.authorization} if shown.authorization else {}
-        async with self._exchange(), self._verdict_slots.slot(shown.client):
-            sending = self._client.send("GET", url, headers, by=origin, patterns=self.settings.realms)
-            async with sending as response:
-                yield response
+        what = f"the token server of {origin}"
+        async with self._exchange(), AsyncExitStack() as stack:
+            await stack.enter_async_context(self._outages.line(what, self._verdict_slots.slot(shown.client)))
+            with self._outages.watched(what):
+                sending = self._client.send("GET", url, headers, by=origin, patterns=self.settings.realms)
+                response = await stack.enter_async_context(sending)
+            yield response
 
     @asynccontextmanager
     async def ask(self, ask: Ask) -> AsyncIterator[Response]:
@@ -219,11 +224,13 @@ class UpstreamClient:
 
     async def _admit(self, ask: Ask, mirror: str, stack: AsyncExitStack) -> Response:
         origin = Origin.of(mirror)
+        what = f"what {origin} has of blobs" if ask.blob else str(origin)  # they may lie with somebody else
         for tries in range(1, self._auth.tries + 1):
             shown = ask.shown or Shown(await self._auth.header(origin, ask.repository))
             async with AsyncExitStack() as held:
-                await held.enter_async_context(self._slot(ask))
-                response = await self._follow(ask, mirror, shown.authorization, held)
+                await held.enter_async_context(self._outages.line(what, self._slot(ask)))
+                with self._outages.watched(what):
+                    response = await self._follow(ask, mirror, shown.authorization, held)
                 self.rate_limit = parse_rate_limit(response.headers) or self.rate_limit
                 if response.status in ask.accept:
                     await stack.enter_async_context(held.pop_all())

@@ -10,10 +10,11 @@ import pytest
 import stamina
 
 from registry_proxy.config import Policy, Timeouts
+from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 from registry_proxy.pull import flight
 from tests.fakes.faults import Chunked, Cut, Encoded, Endless, Garbled, Gate, LoginPage, Long, Short, WrongRange
-from tests.fakes.instance import CHUNK, HOST, Benches, noise
+from tests.fakes.instance import CHUNK, HOST, Bench, Benches, noise
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
 from tests.faults.conftest import QUICKLY, right, right_at_last
 
@@ -194,6 +195,30 @@ async def test_a_failure_is_told_to_everybody_who_waits(bench: Benches, upstream
         assert not any(await asyncio.gather(*(right(b, cold, COLD) for _ in range(50))))
         upstream.heal()
         assert all(await asyncio.gather(*(right(b, cold, COLD) for _ in range(50))))
+
+
+@pytest.mark.parametrize("silent", ["manifest", "token", "blob", "storage"])
+async def test_a_crowd_before_an_upstream_that_says_nothing(
+    bench: Benches, upstream: FakeUpstream, silent: str
+) -> None:
+    """A hundred clients who want a hundred things of it, and get a few slots, have all failed once the first few have, and soon."""
+    upstream.auth = "bearer" if silent == "token" else None
+    upstream.redirect = silent == "storage"
+    kind = "blobs" if silent in {"blob", "storage"} else "manifests"
+    blobs = {
+        name: upstream.add_blob(noise(CHUNK), repository=name) for name in (f"a/{number}" for number in range(100))
+    }
+    upstream.hold(silent)
+
+    async def ask(b: Bench, repository: str, digest: Digest) -> int:
+        async with b.wire() as wire:
+            return (await wire.ask(f"/v2/{repository}/{kind}/{digest}?ns={HOST}")).status
+
+    async with bench(listen=True, timeouts=Timeouts(connect=0.6, header=0.6, idle=5)) as b:
+        async with asyncio.timeout(QUICKLY):
+            assert set(await asyncio.gather(*(ask(b, *each) for each in blobs.items()))) == {502}
+        assert len(upstream.asked(silent)) < 50
+        upstream.heal()
 
 
 async def test_wrong_bytes_in_a_range_are_found_and_evicted_when_the_blob_completes(
