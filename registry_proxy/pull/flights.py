@@ -7,7 +7,6 @@ asks. Everything between two awaits is atomic, so there are no locks.
 
 import asyncio
 import contextlib
-from collections import defaultdict
 from collections.abc import Sequence
 
 import structlog
@@ -17,8 +16,10 @@ from registry_proxy.plan.chunks import Grid, Run, Span
 from registry_proxy.plan.readahead import Trail, run_chunks
 from registry_proxy.pull.flight import Flight
 from registry_proxy.pull.heart import Heart
+from registry_proxy.pull.held import WINDOW, Held
 from registry_proxy.pull.inspection import Inspection
 from registry_proxy.pull.landing import BlobLanding
+from registry_proxy.pull.waiters import Waiters
 from registry_proxy.pull.wish import Wish
 from registry_proxy.sources.base import BlobPlace, Delivery, Priority, Urgency
 from registry_proxy.tiers.base import Chunk, MemoryChunk
@@ -39,15 +40,6 @@ _LOSSES = 8
 _LINGER = 2.0
 """Seconds that the read-ahead of a sequential reader stays wanted between two of its requests."""
 
-_WINDOW = 8
-"""Chunks that a flight without room in the store keeps in memory for readers that lag."""
-
-_CRAMPED = 10.0
-"""Seconds from a chunk that found no room until it is believed that there may be some again."""
-
-_LAGGARD = 10.0
-"""Seconds that such a flight waits for a reader who does not take its chunk."""
-
 
 class BlobFlights:
     """The wishes, flights and waiters of one blob. ``place``: where the next flight fetches it; those who opened it last may read there."""
@@ -62,10 +54,8 @@ class BlobFlights:
         self._wishes: list[Wish] = []
         self._flights: dict[Flight, asyncio.Task[None]] = {}
         self._rooms: dict[Flight, Room | None] = {}
-        self._waiters: defaultdict[int, list[asyncio.Future[Chunk | None]]] = defaultdict(list)
-        self._held: dict[int, Chunk] = {}
-        self._taken = asyncio.Event()
-        self._cramped_until = 0.0  # no room in the store: one flight at a time, at its readers' pace
+        self._waiters = Waiters()
+        self._held = Held(place.digest, self._wishes, self._waiters)
         self._ranged: bool | None = None
         self._rate: float | None = None
 
@@ -87,7 +77,7 @@ class BlobFlights:
         for flight in self._flights:
             if not self._wanted(flight):
                 flight.give_up()
-        self._release_held()
+        self._held.release()
 
     def linger(self, wish: Wish) -> None:
         """Keep the read-ahead of a reader wanted for a moment: its next request will most likely continue there."""
@@ -104,14 +94,12 @@ class BlobFlights:
     def advance(self, wish: Wish, index: int) -> None:
         """The reader is done with everything before ``index``."""
         wish.advance(index)
-        if self._held:
-            self._release_held()
+        self._held.release()
 
     def finish(self, wish: Wish, index: int) -> None:
         """The reader is done with this chunk, if not in order."""
         wish.finish(index)
-        if self._held:
-            self._release_held()
+        self._held.release()
 
     @property
     def held_back(self) -> bool:
@@ -150,26 +138,20 @@ class BlobFlights:
 
     async def _landed(self, index: int, wish: Wish) -> Chunk | None:
         """Wait until a flight has landed the chunk; None if it is to be looked for again."""
-        future: asyncio.Future[Chunk | None] = asyncio.get_running_loop().create_future()
-        self._waiters[index].append(future)
         wish.waiting = index
-        self._taken.set()  # whoever waits for readers looks again at what they wait for
+        self._held.look_again()
         try:
-            if not self._coming(index):
-                self._check_room(index, wish)
-                wish.rewind(index)
-                self.pump(wish)
-            async with asyncio.timeout(_STALL):
-                return await future
+            with self._waiters.wait(index) as coming:
+                if not self._coming(index):
+                    self._check_room(index, wish)
+                    wish.rewind(index)
+                    self.pump(wish)
+                async with asyncio.timeout(_STALL):
+                    return await coming
         except TimeoutError:
-            _give_back(future)
             raise UpstreamUnreachable(f"chunk {index} of {self.place.digest} did not come in {_STALL:.0f} s") from None
-        except asyncio.CancelledError:
-            _give_back(future)
-            raise
         finally:
             wish.waiting = None
-            self._forget(index, future)
 
     def check_patience(self, index: int, wish: Wish) -> None:
         """Raises NotSoon if the flight that brings this chunk will take longer than a client should be kept waiting (unless it
@@ -186,9 +168,9 @@ class BlobFlights:
 
     def _check_room(self, index: int, wish: Wish) -> None:
         """Without room, a range-less stream serves those who read along; for anybody else it would have to start again."""
-        for flight in self._flights if self._cramped else ():
+        for flight in self._flights if self._held.cramped else ():
             others = any(one is not wish and one.touches(flight.next, flight.stop) for one in self._wishes)
-            if flight.whole and others and not flight.next <= index <= flight.next + _WINDOW:
+            if flight.whole and others and not flight.next <= index <= flight.next + WINDOW:
                 raise NoRoom(
                     f"the store has no room for the {self.grid.size} bytes of this blob, which come in one stream"
                 )
@@ -209,13 +191,13 @@ class BlobFlights:
         serving = [flight for flight in self._flights if wish.touches(flight.next, flight.stop)]
         if self._flights and (self._ranged is None or any(flight.whole for flight in self._flights)):
             return None
-        if len(serving) >= _PARALLEL or (self._cramped and self._flights):
+        if len(serving) >= _PARALLEL or (self._held.cramped and self._flights):
             return None
         busy = sum(flight.stop - flight.next > max(1, flight.length // 4) for flight in serving)
         if wish.contiguous and busy >= self._heart.waits[self.place.upstream].abreast():
             return None
-        if self._cramped and wish.turn is not None:
-            return wish.run_waited_for(self._absent, _WINDOW)
+        if self._held.cramped and wish.turn is not None:
+            return wish.run_waited_for(self._absent, WINDOW)
         return wish.next_run(self._absent, run_chunks(self._rate, self.grid.chunk))
 
     def _absent(self, index: int) -> bool:
@@ -258,8 +240,8 @@ class BlobFlights:
             self._after_trouble(flight, trouble)
         if not self._flights:
             self._heart.flying.discard(self)
-            for index in list(self._waiters):
-                self._wake(index)
+            for index in self._waiters:
+                self._waiters.wake(index)
 
     def _after_end(self, flight: Flight) -> None:
         """Plan again for whoever the flight has not served (it may have brought other chunks than it set out for)."""
@@ -272,9 +254,9 @@ class BlobFlights:
 
         Where no source answered at all, everybody who waits fails: the next flight would fare no better.
         """
-        for index in list(self._waiters):
+        for index in self._waiters:
             if not self._coming(index) and (not flight.started or flight.next <= index < flight.stop):
-                self._fail(index, trouble)
+                self._waiters.fail(index, trouble)
         for wish in self._wishes:
             wish.rewind(flight.next)
             if flight.started and not wish.touches(flight.next, flight.stop):
@@ -311,9 +293,9 @@ class BlobFlights:
         self._heart.metrics.filled()
         with self.inspection.landing_of(index) if self.inspection is not None else contextlib.nullcontext():
             chunk = await self.landing.land(index, data, self._rooms[flight], flight.origin)
-        self._wake(index, chunk)
+        self._waiters.wake(index, chunk)
         if isinstance(chunk, MemoryChunk):
-            await self._hold(index, chunk)
+            await self._held.hold(index, chunk)
         for wish in self._wishes:
             self.pump(wish)
 
@@ -322,21 +304,17 @@ class BlobFlights:
         if self._wanted(flight):
             self._heart.orphans.forget(flight)
             return True
-        return flight.whole and not self._cramped and self._heart.orphans.may_go_on(flight)
+        return flight.whole and not self._held.cramped and self._heart.orphans.may_go_on(flight)
 
     def _wanted(self, flight: Flight) -> bool:
         return any(wish.touches(flight.next, flight.stop) for wish in self._wishes)
 
-    # --- space and waiters -------------------------------------------------------------------------------------------
-
-    @property
-    def _cramped(self) -> bool:
-        return asyncio.get_running_loop().time() < self._cramped_until
+    # --- space -------------------------------------------------------------------------------------------------------
 
     async def _reserve(self, span: Span) -> Room | None:
         room = await self._heart.store.reserve(len(span), self.place.digest)
         if room is None:
-            self._cramped_until = asyncio.get_running_loop().time() + _CRAMPED
+            self._held.note_cramped()
             _log.warning("store.no_room", digest=str(self.place.digest), bytes=len(span), limit=self._heart.store.limit)
         return room
 
@@ -344,74 +322,3 @@ class BlobFlights:
         room = self._rooms.pop(flight, None)
         if room is not None:
             room.release()
-
-    async def _hold(self, index: int, chunk: MemoryChunk) -> None:
-        """Keep a chunk that no store took for the readers that lag; beyond the window the flight waits for them.
-
-        A reader that takes nothing for a while is not waited for any longer if somebody else wants to go on.
-        """
-        self._cramped_until = asyncio.get_running_loop().time() + _CRAMPED
-        self._held[index] = chunk
-        self._release_held()
-        while len(self._held) > _WINDOW:
-            if self._nobody_takes(next(iter(self._held))):
-                continue
-            self._taken.clear()
-            try:
-                async with asyncio.timeout(_LAGGARD):
-                    await self._taken.wait()
-            except TimeoutError:
-                if any(waited > index for waited in self._waiters):
-                    self._drop_laggards(next(iter(self._held)))
-
-    def _nobody_takes(self, oldest: int) -> bool:
-        """Let a held chunk go if all who want it stand still for another one, which comes only if the flight goes on."""
-        wanting = [wish for wish in self._wishes if not wish.lagging and wish.touches(oldest, oldest + 1)]
-        if any(wish.waiting is None or wish.waiting in self._held for wish in wanting):
-            return False
-        del self._held[oldest]
-        return True
-
-    def _drop_laggards(self, oldest: int) -> None:
-        for wish in self._wishes:
-            wish.lagging = wish.lagging or wish.touches(oldest, oldest + 1)
-        _log.warning("laggards.dropped", digest=str(self.place.digest), chunk=oldest)
-        self._release_held()
-
-    def _release_held(self) -> None:
-        waited_for = [wish for wish in self._wishes if not wish.lagging]
-        for index in [i for i in self._held if not any(wish.touches(i, i + 1) for wish in waited_for)]:
-            del self._held[index]
-            self._taken.set()
-
-    def _forget(self, index: int, future: asyncio.Future[Chunk | None]) -> None:
-        """A reader waits no longer; those who were woken are forgotten already."""
-        waiting = self._waiters.get(index, [])
-        if future in waiting:
-            waiting.remove(future)
-            if not waiting:
-                del self._waiters[index]
-
-    def _wake(self, index: int, chunk: Chunk | None = None) -> None:
-        """Wake everybody who waits for a chunk: the first gets the open one, the others look for it in the store."""
-        shared = isinstance(chunk, MemoryChunk)
-        for future in self._waiters.pop(index, ()):
-            if not future.done():
-                future.set_result(chunk)
-                chunk = chunk if shared else None
-        if chunk is not None:
-            chunk.close()
-
-    def _fail(self, index: int, trouble: RegistryProxyError) -> None:
-        for future in self._waiters.pop(index, ()):
-            if not future.done():
-                future.set_exception(trouble)
-                future.exception()  # a reader that left in the meantime does not make it an unretrieved one
-
-
-def _give_back(future: asyncio.Future[Chunk | None]) -> None:
-    """Close the chunk that came in the very moment in which its reader gave up waiting, if one did."""
-    if future.done() and not future.cancelled() and future.exception() is None:
-        chunk = future.result()
-        if chunk is not None:
-            chunk.close()

@@ -58,7 +58,7 @@ async def test_a_chunk_that_comes_as_its_reader_gives_up_is_let_go(
         chunk = b.instance.store.open_chunk(digest, blob.flights.grid, 0)
         waiting = asyncio.create_task(blob.flights._landed(0, Wish(())))
         asyncio.get_running_loop().call_soon(
-            blob.flights._wake, 0, chunk
+            blob.flights._waiters.wake, 0, chunk
         )  # after it has begun to wait, before its time is up
         with pytest.raises(UpstreamUnreachable):
             await waiting
