@@ -1,8 +1,7 @@
 """Blobs: from where one lives to something that can be read."""
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -17,6 +16,7 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
+from registry_proxy.pull.background import Background
 from registry_proxy.pull.flights import BlobFlights
 from registry_proxy.pull.heart import Heart
 from registry_proxy.pull.hints import Hints
@@ -160,7 +160,7 @@ class Blobs:
         self._hints = Hints(records)
         self._open: OrderedDict[BlobPlace, OpenBlob] = OrderedDict()
         self._flights: WeakValueDictionary[tuple[Digest, int], BlobFlights] = WeakValueDictionary()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background("blobs.background_failed")
         self._listeners: list[Callable[[Digest], None]] = []
         self._heart = Heart(
             store=store,
@@ -170,9 +170,9 @@ class Blobs:
             orphans=Orphans(policy.orphan_budget),
             flying=set(),
             aside=self._aside if tiers else None,
-            delivered=lambda place, size: self._later(self._proved(place, size)),
-            contested=lambda place: self._later(self._contested(place)),
-            learned_rangeless=lambda place: self._later(self._start_siblings(place)),
+            delivered=lambda place, size: self._background.start(self._proved(place, size)),
+            contested=lambda place: self._background.start(self._contested(place)),
+            learned_rangeless=lambda place: self._background.start(self._start_siblings(place)),
         )
         self._inspections = Inspections(verify_chunks, store, metrics, self._whole, self._doubted)
 
@@ -238,9 +238,7 @@ class Blobs:
         """Stop every flight; what has landed stays."""
         for flights in list(self._heart.flying):
             await flights.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
         await self._inspections.close()
 
     def _remember(self, blob: OpenBlob) -> None:
@@ -316,15 +314,3 @@ class Blobs:
             budget -= sibling.size
             flights = await self._blob_flights(msgspec.structs.replace(place, digest=sibling.digest), sibling.size)
             flights.adopt()
-
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        """Run something that nobody waits for; ``close`` ends it."""
-        task = asyncio.create_task(self._quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _quietly(self, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        except RegistryProxyError as error:
-            _log.warning("blobs.background_failed", error=str(error))

@@ -17,16 +17,15 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
 from registry_proxy.errors import RegistryProxyError
 from registry_proxy.lazy.failures import IndexInvalid, TocTooLarge
 from registry_proxy.lazy.frames import Frames
-from registry_proxy.plan.chunks import Grid, Slice, Span
-from registry_proxy.plan.coverage import covered
+from registry_proxy.plan.chunks import Grid, Span
+from registry_proxy.pull.comparison import Insistence, compare
 from registry_proxy.pull.landing import BlobLanding
 from registry_proxy.sources.base import BlobPlace
 from registry_proxy.telemetry.metrics import Metrics
@@ -47,30 +46,11 @@ _PATIENCE: Final = 10.0
 _RETRY: Final = 30.0
 """Seconds until a TOC that could not be had is asked for again."""
 
-_INSISTS: Final = 3
-"""Times that the same wrong bytes come until they are believed rather than the TOC..."""
-
-_FOR: Final = 120.0
-"""... and the seconds over which they come. A zTOC, which whoever may push to the repository can name, is not defended that long."""
-
 _ASIDE: Final = 600.0
 """Seconds for which a TOC is not believed; then everything is compared anew."""
 
-
-_MOST_INFLATED: Final = 1 << 30
-"""Bytes that are inflated for one chunk: some seconds of the thread. What zeros pack a chunk with beyond that is not compared."""
-
 _AT_ONCE: Final = 1024
 """Chunks that are looked up without letting others go on."""
-
-
-@dataclass(slots=True)
-class _Version:
-    """Wrong bytes of a frame, by the sha-256 of their chunks; they came so many times, first at ``since`` (the loop's clock)."""
-
-    sums: tuple[bytes, ...]
-    since: float
-    times: int = 0
 
 
 class Bench(Protocol):
@@ -126,7 +106,7 @@ class Inspection:
         self._retry_at = 0.0
         self._evicted: dict[int, int] = {}
         self._spared: Sequence[int] = ()
-        self._versions: dict[int, _Version] = {}  # of frames that were found wrong last
+        self._insistence = Insistence(patient=not hint.ztoc)
 
     # --- what readers and flights tell and ask -------------------------------------------------------------------------
 
@@ -203,7 +183,7 @@ class Inspection:
         self._frames = None
         self._right = bytearray()
         self._due.clear()
-        self._versions.clear()
+        self._insistence.clear()
 
     # --- loading -------------------------------------------------------------------------------------------------------
 
@@ -284,7 +264,7 @@ class Inspection:
                 if chunk is not None:
                     chunks[one] = stack.enter_context(contextlib.closing(chunk))
             try:
-                found = await self._bench.run(_judge, frames, self.grid, index, frozenset(new), chunks)
+                found = await self._bench.run(compare, frames, self.grid, index, frozenset(new), chunks)
             except OSError as error:
                 _log.warning("chunk.not_compared", digest=str(digest), chunk=index, error=str(error))
                 return
@@ -299,26 +279,16 @@ class Inspection:
         for number in numbers:
             if not anew or not any(one in anew for one in self.grid.touched(frames.spans[number])):
                 self._right[number] = 1
-        if self._versions:
-            for number in numbers:
-                self._versions.pop(number, None)
+        self._insistence.forget(numbers)
 
     async def _condemn(self, wrong: Mapping[int, tuple[bytes, ...]], frames: Frames) -> None:
         """Evict the chunks of wrong frames; or distrust the TOC, if the same ones come again and again."""
-        if any(self._insists(number, sums) for number, sums in wrong.items()):
+        if any(self._insistence.note(number, sums) for number, sums in wrong.items()):
             self._set_aside("set-aside", "the same bytes came again and again")
             return
         chunks = sorted({index for number in wrong for index in self.grid.touched(frames.spans[number])})
         if await self.evict(chunks):
             _log.error("chunk.wrong", digest=str(self.landing.digest), chunks=chunks, frames=len(wrong))
-
-    def _insists(self, number: int, sums: tuple[bytes, ...]) -> bool:
-        """Note that a frame was wrong; True if it was so in the same way often and for long."""
-        now, version = asyncio.get_running_loop().time(), self._versions.get(number)
-        if version is None or version.sums != sums:
-            version = self._versions[number] = _Version(sums, now)
-        version.times += 1
-        return version.times >= _INSISTS and now - version.since >= (0 if self.hint.ztoc else _FOR)
 
     async def evict(self, indexes: Iterable[int]) -> bool:
         """Drop chunks that were found wrong; False if the blob has been verified meanwhile, which counts for more."""
@@ -354,32 +324,3 @@ class Inspection:
         """Wake whoever waits, to look again."""
         self._step.set()
         self._step = asyncio.Event()
-
-
-class _Found(NamedTuple):
-    """Frames that were compared: the numbers of the right ones, and of the wrong ones with the sha-256 of their chunks."""
-
-    right: list[int]
-    wrong: dict[int, tuple[bytes, ...]]
-
-
-def _judge(frames: Frames, grid: Grid, index: int, new: Collection[int], chunks: Mapping[int, StoredChunk]) -> _Found:
-    """Compare those of the new frames that chunk ``index`` and the others cover; raises OSError. Call it in a thread."""
-    data: dict[int, bytes] = {}
-
-    def taken(piece: Slice) -> bytes:
-        if piece.index not in data:
-            chunk = chunks[piece.index]
-            data[piece.index] = chunk.read(0, chunk.length)
-        return data[piece.index][piece.start : piece.stop]
-
-    found, left = _Found([], {}), _MOST_INFLATED
-    for number in covered(frames.spans, grid, index, chunks.__contains__):
-        left -= frames.plain(number) if number in new else 0
-        if number in new and left >= 0:
-            span = frames.spans[number]
-            if frames.is_right(number, b"".join(map(taken, grid.slices(span)))):
-                found.right.append(number)
-            else:
-                found.wrong[number] = tuple(chunks[one].sha256 for one in grid.touched(span))
-    return found

@@ -7,7 +7,7 @@ lazy form of the image under the tag without it. Whatever is made bears its own 
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -20,6 +20,7 @@ from registry_proxy.lazy.work.job import Entry, Job, State
 from registry_proxy.lazy.work.queue import Priority, Queue
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Reference, Repository, SourceHost, Tag
+from registry_proxy.pull.background import Background
 from registry_proxy.pull.blobs import Doorkeeper
 from registry_proxy.pull.lazy_images import Home, LazyImages, Offer, Originals, Unfinished
 from registry_proxy.pull.manifests import ServedManifest
@@ -83,7 +84,7 @@ class Offers:
         self._eager: dict[tuple[SourceHost, Repository], tuple[Kind, ...]] = {}
         self._noticed: OrderedDict[_Key, None] = OrderedDict()
         self._watched: OrderedDict[str, list[Job]] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background("lazy.not_noticed")
 
     async def get(
         self, upstream: SourceHost, repository: Repository, reference: Reference, *, no_cache: bool = False
@@ -134,13 +135,11 @@ class Offers:
         """A blob has just been found right: what was to be made of it as soon as it is here is made now."""
         jobs = self._watched.pop(str(digest), None)
         if jobs:
-            self._later(self._ensure_all(jobs))
+            self._background.start(self._ensure_all(jobs))
 
     async def close(self) -> None:
         """End what nobody waits for."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
 
     # --- a tag with a suffix -------------------------------------------------------------------------------------------
 
@@ -218,7 +217,7 @@ class Offers:
                 self._noticed[key] = None
                 while len(self._noticed) > _REMEMBERED:
                     self._noticed.popitem(last=False)
-                self._later(self._look_out(kind, home, served))
+                self._background.start(self._look_out(kind, home, served))
 
     def _eager_kinds(self, upstream: SourceHost, repository: Repository) -> tuple[Kind, ...]:
         """The forms that are made without being asked for; kept, since every manifest that is served asks."""
@@ -249,17 +248,6 @@ class Offers:
 
     def _home(self, upstream: SourceHost, repository: Repository) -> Home:
         return Home(upstream, repository, terms_for(self._settings, upstream, repository))
-
-    def _later(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(self._quietly(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _quietly(self, work: Coroutine[None, None, None]) -> None:
-        try:
-            await work
-        except RegistryProxyError as error:
-            _log.warning("lazy.not_noticed", error=str(error))
 
 
 def lazy_stats(queue: Queue, shelf: Shelf, private: Callable[[str], bool]) -> Mapping[str, object]:

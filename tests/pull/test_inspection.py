@@ -23,6 +23,7 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
+from registry_proxy.pull import comparison
 from registry_proxy.pull import inspection as inspection_module
 from registry_proxy.pull import inspections as inspections_module
 from registry_proxy.pull.inspection import Inspection
@@ -246,7 +247,7 @@ async def test_a_false_toc_costs_no_availability(
 ) -> None:
     """A TOC that contradicts what comes again and again is set aside, and everything is served."""
     data, toc = estargz(FILES, chunk=SIZE)
-    monkeypatch.setattr(inspection_module, "_FOR", 0.0)
+    monkeypatch.setattr(comparison, "_FOR", 0.0)
     name = b'"chunkDigest": "sha256:'
     at = toc.index(name, len(toc) // 2) + len(name)
     false = toc[:at] + (b"0" if toc[at : at + 1] != b"0" else b"1") + toc[at + 1 :]
@@ -319,7 +320,7 @@ async def test_a_toc_that_was_set_aside_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
 ) -> None:
     """What was believed against it meanwhile is found then."""
-    monkeypatch.setattr(inspection_module, "_FOR", 0.0)
+    monkeypatch.setattr(comparison, "_FOR", 0.0)
     monkeypatch.setattr(inspection_module, "_ASIDE", 0.0)
     layer = Layer(upstream, made["estargz"])
     async with bench() as b:
@@ -447,7 +448,7 @@ async def test_one_chunk_takes_a_bounded_time(
     monkeypatch: pytest.MonkeyPatch, bench: Benches, upstream: FakeUpstream, made: dict[str, Made]
 ) -> None:
     """What it holds beyond a limit is not inflated."""
-    monkeypatch.setattr(inspection_module, "_MOST_INFLATED", 2 * SIZE)
+    monkeypatch.setattr(comparison, "_MOST_INFLATED", 2 * SIZE)
     layer = Layer(upstream, made["estargz"])
     async with bench() as b:
         inspection = await layer.known(b)

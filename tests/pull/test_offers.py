@@ -25,7 +25,7 @@ async def test_a_base_layer_is_looked_out_for_once_for_each_of_few_repositories(
         for name in (*names, *names):
             offers._noticed.clear()  # as if a thousand other images had been pulled meanwhile
             await offers.get(HOST, Repository(name), Tag("v1"))
-        while offers._tasks:
-            await asyncio.wait(offers._tasks)
+        while offers._background._tasks:
+            await asyncio.wait(offers._background._tasks)
         watched = [job.repository for job in offers._watched[str(Digest.of(layer))]]
     assert watched == names[-16:]
