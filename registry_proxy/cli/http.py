@@ -20,6 +20,7 @@ from registry_proxy.errors import ConfigInvalid, RegistryProxyError
 BLOCK: Final = 1 << 20
 """Bytes of a body held in memory at once."""
 
+_LOGIN: Final = "; commands log in nowhere: have a client pull it that does (docs/access.md, 'Commands')"
 _BUSY: Final = (429, 503)
 _ATTEMPTS: Final = 6
 _LONGEST_WAIT: Final = 60.0
@@ -148,8 +149,8 @@ class Instance:
         status: int,
     ) -> int:
         if answer.status != status:
-            said = refusal(answer.status, answer.read(BLOCK))
-            raise InstanceRefused(said or f"{self.url}{path} answered {answer.status}", answer.status)
+            said = refusal(answer.status, answer.read(BLOCK)) or f"{self.url}{path} answered {answer.status}"
+            raise InstanceRefused(said + (_LOGIN if answer.status == 401 else ""), answer.status)
         promised, count = answer.length, 0
         while block := answer.read(BLOCK):
             count += len(block)

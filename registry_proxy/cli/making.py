@@ -64,7 +64,8 @@ def convert(
     """Have lazy forms of images made, wait for them, and copy them elsewhere if that is asked for.
 
     A running instance makes and keeps them, as it would for a client that asks for TAG-esgz or TAG-soci; if none listens where the
-    configuration says, one runs for as long as this takes. For a registry that wants a login, docker's configuration is read.
+    configuration says, one runs for as long as this takes. Where `--to` wants a login, docker's configuration
+    is read.
 
     For example:
 
