@@ -2,11 +2,13 @@
 
 import sys
 
-from registry_proxy.cli.main import run
-
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    try:
+        from registry_proxy.cli.main import run
+    except KeyboardInterrupt:  # the program takes a moment to be loaded
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -41,6 +41,7 @@ from registry_proxy.sources.upstream import UpstreamSource
 from registry_proxy.sources.watched import Watched
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.telemetry.sums import by_label, served, snapshot
 from registry_proxy.tiers.mounted import MountedTier
 from registry_proxy.tiers.records import Records
 from registry_proxy.tiers.shelf import Shelf
@@ -71,14 +72,18 @@ class Figures:
 
     async def stats(self) -> dict[str, object]:
         """The figures of ``/stats``."""
+        figures = snapshot(self.metrics.registry)
+        fetched = by_label(figures, "registry_proxy_fetched_bytes_total")
         return {
             "version": __version__,
             "chunk_size": self.store.chunk_size,
+            "served": served(figures),
             "store": self.store.stats(),
             "tiers": self.tiers.stats(),
             "sources": [source.stats() for source in self.sources],
             "upstreams": {
                 str(name): {
+                    "bytes": fetched.get(name, 0),
                     "rangeless": self.source.rangeless(name),
                     "rate_limit": self.upstreams.registries[name].rate_limit,
                 }

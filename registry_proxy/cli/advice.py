@@ -10,13 +10,13 @@ from registry_proxy.config import Account, Config, Upstream
 from registry_proxy.config.address import Address
 from registry_proxy.config.units import size_text
 from registry_proxy.oci.names import SourceHost
-from registry_proxy.tiers.directory import file_system, is_network
+from registry_proxy.tiers.directory import file_system, is_network, nearest
 
 
 def look_at_store(config: Config, mountinfo: str) -> StoreFound:
     """What can be said about the store without opening it. ``mountinfo``: proc(5), /proc/pid/mountinfo."""
     path = config.store.path
-    there = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+    there = nearest(path)
     kind = file_system(mountinfo, str(there.resolve()))
     free = shutil.disk_usage(there).free
     error = None
@@ -26,7 +26,7 @@ def look_at_store(config: Config, mountinfo: str) -> StoreFound:
         error = f"on a network file system ({kind}): give it a directory on a local disk"
     elif not os.access(there, os.W_OK | os.X_OK):
         error = f"{there} cannot be written by this user"
-    return StoreFound(str(path), path.exists(), kind, free, config.store.limit or free // 5, error)
+    return StoreFound(str(path), there == path, kind, free, config.store.limit or free // 5, error)
 
 
 def warnings(config: Config, store: StoreFound) -> Iterator[str]:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from registry_proxy.cli.findings import Probed, SourceFound, StoreFound, TierFound
 from registry_proxy.cli.options import NO_FLAGS, Json, Setup, image_name
-from registry_proxy.cli.output import print_json, print_table
+from registry_proxy.cli.output import counted, print_json, print_table
 from registry_proxy.config import Config, Logging
 from registry_proxy.config.units import size_text
 from registry_proxy.config.users import with_users
@@ -87,9 +87,14 @@ def _show(
 ) -> None:
     columns = ("upstream", "url", "answers", "authorization", "ranges", "multi-range", "time")
     print_table("upstreams", columns, (_row(one) for one in probes))
+    for one in probes:
+        if one.error:
+            print(f"upstream {one.upstream}: no: {one.error}")
+    if any(one.status == 401 for one in probes):
+        print("401: without credentials, some repositories may be public and others not")
     if any(one.ranges == "unknown" and not one.error for one in probes):
-        print("ranges are unknown until an image is pulled: try --image HOST/REPOSITORY:TAG")
-    verdict = store.error or "usable"
+        print("ranges are known once an image is tried: --image HOST/REPOSITORY:TAG")
+    verdict = f"no: {store.error}" if store.error else "usable"
     print(
         f"store {store.path}: {verdict}; {store.file_system}, {size_text(store.free)} free, limit {size_text(store.limit)}"
     )
@@ -99,12 +104,21 @@ def _show(
         print(f"{source.kind} {source.name}: {'no: ' + source.error if source.error else source.told}")
     for line in advice:
         print(f"warning: {line}")
+    print(_verdict(probes, store))
+
+
+def _verdict(probes: list[Probed], store: StoreFound) -> str:
+    """What the exit code says, in words."""
+    dead = [one.upstream for one in probes if one.error]
+    wrong = [f"{len(dead)} of {counted(len(probes), 'upstream URL')} failed"] * bool(dead)
+    wrong += ["the store cannot be used"] * bool(store.error)
+    return f"not ok: {' and '.join(wrong)}" if wrong else "ok: every upstream answers, the store can be used"
 
 
 def _row(one: Probed) -> tuple[str, ...]:
     if one.error:
-        return (one.upstream, one.url, f"no: {one.error}", "", "", "", "")
-    answers = "yes" if one.status == 200 else f"yes, {one.status}: only some repositories may be public"
+        return (one.upstream, one.url, "no", "", "", "", "")
+    answers = "yes" if one.status == 200 else f"yes, {one.status}"
     authorization = f"{one.authorization}, with an account" if one.account else one.authorization
     time = "" if one.seconds is None else f"{one.seconds * 1000:.0f} ms"
     return (one.upstream, one.url, answers, authorization, one.ranges, one.multi_range, time)

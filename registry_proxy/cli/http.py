@@ -52,13 +52,13 @@ class Instance:
     _open: set[socket.socket] = field(default_factory=set)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def alive(self) -> bool:
-        """True if an instance answers its health URL within two seconds."""
-        try:
-            with self._answer("/healthz", {}, timeout=2.0) as answer:
-                return answer.status == 200
-        except InstanceUnreachable:
-            return False
+    def check_alive(self) -> None:
+        """Raises InstanceUnreachable, with the reason, unless an instance answers its health URL within two seconds."""
+        with self._answer("/healthz", {}, timeout=2.0) as answer:
+            if answer.status != 200:
+                raise InstanceUnreachable(
+                    f"{self.url}: not an instance of this program: /healthz answered {answer.status}"
+                )
 
     def get(self, path: str, headers: dict[str, str], limit: int) -> bytes:
         """The body at a path, at most ``limit`` bytes; raises InstanceUnreachable, InstanceRefused."""
@@ -110,15 +110,26 @@ class Instance:
         else:
             connection = http.client.HTTPConnection(url.netloc, timeout=timeout)
         try:
-            connection.connect()
+            self._connect(connection)
             with self._stoppable(connection.sock):
                 connection.request("GET", url.path + path, headers=headers)
-                yield connection.getresponse()
+                with connection.getresponse() as answer:
+                    yield answer
         except (OSError, http.client.HTTPException) as error:
             self._check_stopped()
             raise InstanceUnreachable(f"{self.url}: {error or type(error).__name__}") from error
         finally:
             connection.close()
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        try:
+            connection.connect()
+        except OSError as error:
+            self._check_stopped()
+            raise InstanceUnreachable(
+                f"no instance answers at {self.url} ({error.strerror or error or type(error).__name__}): "
+                "start one by registry-proxy serve, or name another by --server URL"
+            ) from error
 
     def _trust(self) -> ssl.SSLContext:
         try:

@@ -17,8 +17,9 @@ from registry_proxy.cli.making import cancel, convert, status
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
 from registry_proxy.cli.output import print_json
 from registry_proxy.cli.platforms import Wanted
-from registry_proxy.cli.remote import RemoteImage, indexed
+from registry_proxy.cli.remote import LayerUnreadable, RemoteImage, indexed
 from registry_proxy.cli.warm import through_instance
+from registry_proxy.errors import ConfigInvalid
 
 if TYPE_CHECKING:  # the formats are imported when a verb runs
     from registry_proxy.lazy.files import LayerIndex
@@ -63,6 +64,7 @@ def ls(
     from registry_proxy.lazy.image import merged
 
     name, wanted, config = image_name(image), _wanted(platform), setup.load()
+    _check_directory(ztocs)
     store = config.store.path if server is None or setup.store or setup.config else None
 
     def work(instance: Instance) -> "list[tuple[LayerIndex, CachedLayer | None]]":
@@ -102,6 +104,7 @@ def cat(
     from registry_proxy.lazy.image import find, merged
 
     name, wanted = image_name(image), _wanted(platform)
+    _check_directory(ztocs)
 
     def work(instance: Instance) -> None:
         remote = RemoteImage.find(instance, name, wanted, ztocs)
@@ -122,11 +125,15 @@ def index(
     *,
     to: Annotated[Path, Parameter(name="--to", help="Directory for the zTOC.")] = Path(),
 ) -> None:
-    """Write the zTOC of a layer file to DIR/<sha-256 of the layer>.ztoc: what SOCI's own tool would write, byte for byte."""
+    """Write the zTOC of a layer file to `DIR/SHA256-OF-THE-LAYER.ztoc`: what SOCI's own tool would write, byte for byte."""
+    from registry_proxy.lazy.failures import LayerRefused
     from registry_proxy.lazy.ztoc.ztoc import encode
 
-    with layer.open("rb") as source:
-        digest, ztoc = indexed(lambda receive: _pour(source.read, receive))
+    try:
+        with layer.open("rb") as source:
+            digest, ztoc = indexed(lambda receive: _pour(source.read, receive))
+    except LayerRefused as error:
+        raise LayerUnreadable(f"{layer}: {error}") from error
     path = to / f"{digest.hex}.ztoc"
     _write(path, encode(ztoc))
     print(path)
@@ -152,6 +159,12 @@ def _row(path: str, place: "Place", index: "LayerIndex", here: CachedLayer | Non
 
 def _state(row: _Row) -> str:
     return row.cached or ("?" if row.kind in ("reg", "hardlink") else "-")
+
+
+def _check_directory(ztocs: Path | None) -> None:
+    """Raises ConfigInvalid: with a wrong directory each layer would be fetched whole."""
+    if ztocs is not None and not ztocs.is_dir():
+        raise ConfigInvalid(f"--ztocs: {ztocs}: no such directory")
 
 
 def _wanted(platform: str | None) -> Wanted:

@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import UnusedCliTokensError
 
 from registry_proxy import __version__
 from registry_proxy.cli.check import check
 from registry_proxy.cli.hosts import hosts
 from registry_proxy.cli.lazy import lazy
+from registry_proxy.cli.output import plainly
 from registry_proxy.cli.publish import publish
 from registry_proxy.cli.serve import serve
 from registry_proxy.cli.stats import stats
@@ -50,7 +52,7 @@ def run(tokens: Sequence[str]) -> int:
     try:
         return _code(app(tokens, print_error=False, exit_on_error=False, result_action="return_value"))
     except CycloptsError as error:
-        return _fail(f"{error} (see registry-proxy --help)", 2)
+        return _fail(_usage(error), 2)
     except ConfigInvalid as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -71,11 +73,21 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _usage(error: CycloptsError) -> str:
+    """What is wrong with the words of the command line, and where the right ones are."""
+    verb = " ".join(["registry-proxy", *(error.command_chain or ())])
+    extra = error.unused_tokens if type(error) is UnusedCliTokensError else None
+    wrong = f"{verb} does not take {' '.join(extra)!r}." if extra else str(error)
+    return f"{wrong} (see {verb} --help)"
+
+
 def _told(error: BaseException) -> str:
     """One line about what went wrong; of a group, about its first error."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, RegistryProxyError | OSError):
+    if isinstance(error, OSError):
+        return plainly(error)
+    if isinstance(error, RegistryProxyError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""

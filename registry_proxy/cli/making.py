@@ -16,7 +16,7 @@ from registry_proxy.cli.copying import Target, copy_image
 from registry_proxy.cli.http import Instance
 from registry_proxy.cli.layout import Layout
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name, server_url
-from registry_proxy.cli.output import print_json, print_table
+from registry_proxy.cli.output import print_json, print_outcome, print_table
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.warm import Bars, through_instance
 from registry_proxy.config import Account, Config
@@ -92,7 +92,9 @@ def convert(
     if json:
         print_json({"images": [asdict(one) for one in found]})
     else:
-        _summary(found, copied=to is not None)
+        for one in found:
+            copied = f", {size_text(one.bytes)} copied," if to is not None else ""
+            print_outcome(one.image, f"{one.digest}{copied}", one.seconds, one.error)
     return 1 if any(one.error for one in found) else 0
 
 
@@ -105,7 +107,10 @@ def status(*, server: Server = None, ca: Ca = None, json: Json = False, setup: S
     kept = f"{lazy['layers']} layers made, {size_text(lazy['bytes'])} of {size_text(lazy['limit'])}"
     rows = [(job["id"], job["state"], _share(job), size_text(job["size_bytes"]), job["image"], job["error"])
             for job in lazy["jobs"]]  # fmt: skip
-    print_table(kept, ("job", "state", "done", "layer", "image", "said"), rows)
+    if rows:
+        print_table(kept, ("job", "state", "done", "layer", "image", "said"), rows)
+    else:
+        print(f"{kept}; nothing in hand")
 
 
 def cancel(
@@ -120,7 +125,7 @@ def cancel(
     jobs = setup.load().store.path / "lazy" / "jobs"
     file = job_file(jobs, job)
     if file.parent != jobs or not file.is_file():
-        raise ConfigInvalid(f"{job[:160]}: no such job is in hand in {jobs}")
+        raise ConfigInvalid(f"{job[:160]}: no such job is in hand in {jobs}: lazy status shows them")
     file.unlink()
 
 
@@ -136,13 +141,6 @@ def _converted(
     except RegistryProxyError as trouble:
         error = str(trouble)
     return Converted(str(wanted), digest, copied, time.monotonic() - began, error)
-
-
-def _summary(found: Sequence[Converted], *, copied: bool) -> None:
-    for one in found:
-        said = f", {size_text(one.bytes)} copied" if copied and not one.error else ""
-        failed = f"; failed: {one.error}" if one.error else ""
-        print(f"{one.image}: {one.digest or 'not made'}{said}, {one.seconds:.1f} s{failed}")
 
 
 def _share(job: dict[str, Any]) -> str:
@@ -163,7 +161,9 @@ def _targets(to: str | None, wanted: Sequence[ImageName]) -> Sequence[Target | N
     """The target of each image; raises ConfigInvalid, CopyFailed."""
     if to is None:
         return [None] * len(wanted)
-    if urlsplit(to).scheme not in ("http", "https"):
+    if "://" in to and urlsplit(to).scheme not in ("http", "https"):
+        raise ConfigInvalid("--to: a directory, or http[s]://HOST[/REPOSITORY]")
+    if "://" not in to:
         _check_distinct([str(name.reference) for name in wanted])
         return [Layout(Path(to))] * len(wanted)
     from registry_proxy.cli.pushing import PushedRepository

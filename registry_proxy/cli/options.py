@@ -77,7 +77,10 @@ Ca = Annotated[
     Parameter(name="--ca", help="CA certificates (PEM) that sign an https:// instance; default: the system's."),
 ]
 Json = Annotated[
-    bool, Parameter(name="--json", negative="", help="One JSON document on standard output, for programs.")
+    bool,
+    Parameter(
+        name="--json", negative="", show_default=False, help="One JSON document on standard output, for programs."
+    ),
 ]
 
 
@@ -129,7 +132,9 @@ def server_url(given: str | None, config: Config) -> str:
 
 def image_name(text: str) -> ImageName:
     """An image name of the command line; raises ConfigInvalid."""
+    if "://" in text:
+        raise ConfigInvalid(f"{text[:160]}: write an image's name without {text.partition('://')[0][:80]}://")
     try:
         return ImageName.parse(text)
     except (BadRequest, ManifestUnknown) as error:
-        raise ConfigInvalid(f"{text[:160]}: {error}") from None
+        raise ConfigInvalid(f"{text[:160] or 'image'}: {error}") from None

@@ -1,7 +1,6 @@
 """``registry-proxy publish``: write images into a tree that CVMFS carries."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from cyclopts import Parameter
 
 from registry_proxy.cli.http import Instance
 from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, image_name
-from registry_proxy.cli.output import print_json
+from registry_proxy.cli.output import counted, print_json, print_outcome
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.publishing import Published, chunk_size_of, publish_all, publish_image
 from registry_proxy.cli.warm import Bars, through_instance
@@ -38,7 +37,11 @@ def publish(
     ] = (),
     graft: Annotated[
         bool,
-        Parameter(negative="", help="Grafts instead of blobs: an instance serves their bytes, CVMFS only checks them."),
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Grafts instead of blobs: an instance serves their bytes, CVMFS only checks them.",
+        ),
     ] = False,
     hash: Annotated[Algorithm, Parameter(help="Hash of grafts: as the repository is set up.")] = "sha1",  # noqa: A002
     server: Server = None,
@@ -72,7 +75,9 @@ def publish(
     if json:
         print_json({"images": [asdict(one) for one in found]})
     else:
-        print(*_lines(found), sep="\n")
+        for one in found:
+            what = f"{counted(one.manifests, 'manifest')} and {counted(one.blobs, 'blob')} ({size_text(one.bytes)}) published"
+            print_outcome(one.image, f"{what}, {counted(one.present, 'blob')} there already,", one.seconds, one.error)
     return 1 if any(one.error for one in found) else 0
 
 
@@ -82,11 +87,7 @@ def _wish_list(path: Path) -> tuple[wishlist.Wish, ...]:
         return wishlist.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigInvalid(f"{path}: {error.strerror or error}") from None
-    except (ConfigInvalid, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigInvalid(f"{path}: not UTF-8 text") from None
+    except ConfigInvalid as error:
         raise ConfigInvalid(f"{path}: {error}") from None
-
-
-def _lines(found: list[Published]) -> Iterator[str]:
-    for one in found:
-        what = f"{one.blobs} blobs ({size_text(one.bytes)}) and {one.manifests} manifests published, {one.present} blobs there already"
-        yield f"{one.image}: {what}" + (f"; failed: {one.error}" if one.error else "")

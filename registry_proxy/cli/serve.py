@@ -56,6 +56,7 @@ containerd: put this into /etc/containerd/certs.d/_default/hosts.toml
   [host."{url}"]
     capabilities = ["pull", "resolve"]
 other clients: registry-proxy hosts podman (or docker, stargz, soci, nydus, apptainer, k3s)
+look at it:    {url}/ in a browser, or registry-proxy stats
 try it:        curl {url}/readyz
                podman pull --tls-verify=false {url.partition("//")[2]}/docker.io/library/alpine
 """

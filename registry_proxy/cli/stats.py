@@ -1,6 +1,6 @@
 """``registry-proxy stats``: what a running instance has done."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -13,11 +13,18 @@ from registry_proxy.config.units import size_text
 _LIMIT = 16 << 20
 """Bytes of a /stats answer."""
 
-_PLACES: Final = ("tiers", "sources")
-
-_COLUMNS: Final = {
+_ASKED: Final = {
     "name": "name", "state": "state", "hit": "hits", "miss": "misses", "failure": "failures", "bytes": "bytes", "seconds": "time",
 }  # fmt: skip
+
+_TABLES: Final[dict[str, dict[str, str]]] = {
+    "served": {"name": "from", "bytes": "bytes", "share": "share"},
+    "tiers": _ASKED,
+    "sources": _ASKED,
+    "upstreams": {"name": "name", "bytes": "bytes", "rangeless": "without ranges", "rate_limit": "pulls left"},
+    "processes": {"name": "process", "pid": "pid", "restarts": "restarts", "since": "running for"},
+}
+"""What is a table of its own: its columns, by the figures' names."""
 
 
 def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Setup = NO_FLAGS) -> None:
@@ -41,26 +48,27 @@ def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Se
 
 
 def _show(url: str, figures: Mapping[str, object]) -> None:
-    """Tiers and sources as tables of their own, one line each; the others as one long table, without what ``lazy status`` shows."""
-    others = {name: value for name, value in figures.items() if name not in _PLACES}
+    """What comes in lists as tables of their own; the others as one long table, without what ``lazy status`` shows."""
+    others = dict(figures)
     if isinstance(lazy := others.get("lazy"), Mapping):
         others["lazy"] = {name: value for name, value in lazy.items() if name != "jobs"}
-    for kind in _PLACES:
-        places = [one for one in _listed(figures.get(kind)) if "name" in one]
-        others[kind] = {str(one["name"]): {key: one[key] for key in one if key not in _COLUMNS} for one in places}
-        if places:
-            print_table(kind, tuple(_COLUMNS.values()), (place(one) for one in places))
+    for kind, columns in _TABLES.items():
+        if found := _records(others.pop(kind, None)):
+            print_table(kind, tuple(columns.values()), (_line(one, columns) for one in found))
             print()
+            others[kind] = {str(one["name"]): {key: one[key] for key in one if key not in columns} for one in found}
     print_table(url, ("figure", "value"), rows(others))
 
 
-def place(figures: Mapping[str, object]) -> tuple[str, ...]:
-    """The line of one tier or source."""
-    return tuple(_text(name, figures.get(name)) for name in _COLUMNS)
+def _records(value: object) -> list[Mapping[str, object]]:
+    """Figures that have a name each, whether they come as a list or by their names."""
+    if isinstance(value, Mapping):
+        value = [{"name": name, **one} for name, one in value.items() if isinstance(one, Mapping)]
+    return [one for one in value if isinstance(one, Mapping) and "name" in one] if isinstance(value, list) else []
 
 
-def _listed(value: object) -> list[Mapping[str, object]]:
-    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+def _line(figures: Mapping[str, object], columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple("" if figures.get(name) is None else _text(name, figures[name]) for name in columns)
 
 
 def rows(figures: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -80,10 +88,18 @@ def rows(figures: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 def _text(name: str, value: object) -> str:
     if value is None:
         return "none"
-    if name == "seconds" and isinstance(value, float):
-        return f"{value * 1000:,.3g} ms"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):  # what a registry said of its limit
+        return f"{value.get('remaining')} of {value.get('limit')}"
+    if name == "pid" or not isinstance(value, int | float):
         return str(value)
-    if "bytes" in name or name in ("limit", "promised"):
+    if name == "share":
+        return f"{value:.1%}"
+    if name == "since":
+        return f"{value:,.0f} s"
+    if name == "seconds":
+        return f"{value * 1000:,.3g} ms"
+    if "bytes" in name or name in ("limit", "promised", "chunk_size"):
         return size_text(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"

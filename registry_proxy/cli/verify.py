@@ -60,6 +60,8 @@ def chunk_size_of(root: Path) -> int:
         found = msgspec.json.decode(Layout(root).format.read_bytes(), type=Format)
     except FileNotFoundError:
         raise StoreUnusable(f"there is no store at {root}: name it with --store DIR or --config FILE") from None
+    except PermissionError:
+        raise StoreUnusable(f"store {root} cannot be read by this user: run as the user who owns it") from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreUnusable(f"store {root}: its format file cannot be read ({error})") from error
     if found.version != VERSION:

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Self, TypeVar
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from registry_proxy.cli.http import Instance, InstanceUnreachable
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name, server_url
-from registry_proxy.cli.output import print_json
+from registry_proxy.cli.output import counted, print_json, print_outcome
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.warming import Warmed, Watcher, warm_image
 from registry_proxy.config import Config
@@ -66,7 +67,9 @@ def warm(
     if json:
         print_json({"images": [asdict(one) for one in found]})
     else:
-        _summary(found)
+        for one in found:
+            what = f"{counted(one.manifests, 'manifest')}, {counted(one.blobs, 'blob')}, {size_text(one.bytes)}"
+            print_outcome(one.image, what, one.seconds, one.error)
     return 1 if any(one.error for one in found) else 0
 
 
@@ -75,14 +78,16 @@ async def through_instance(
 ) -> T:
     """Run blocking work against the instance at ``server``, else the configured one, else one of our own; what it returns.
 
-    ``ca``: who signs its certificate.     Raises InstanceUnreachable if ``server`` is given and nobody answers there.
+    ``ca``: who signs its certificate. Raises InstanceUnreachable if ``server`` is given and nobody answers there.
     """
     instance = Instance(server_url(server, config), ca=ca)
-    if await asyncio.to_thread(instance.alive):
-        return await _stoppable(instance, work)
-    if server is not None:
-        raise InstanceUnreachable(f"no instance answers at {instance.url}")
-    return await _through_own(config, work)
+    try:
+        await asyncio.to_thread(instance.check_alive)
+    except InstanceUnreachable:
+        if server is not None:
+            raise
+        return await _through_own(config, work)
+    return await _stoppable(instance, work)
 
 
 async def _through_own(config: Config, work: Callable[[Instance], T]) -> T:
@@ -147,12 +152,6 @@ def alone(config: Config) -> Config:
     return msgspec.structs.replace(config, upstreams=unheard, server=listener, log=log)
 
 
-def _summary(found: list[Warmed]) -> None:
-    for one in found:
-        what = f"{one.manifests} manifests, {one.blobs} blobs, {size_text(one.bytes)} in {one.seconds:.1f} s"
-        print(f"{one.image}: {what}" + (f"; failed: {one.error}" if one.error else ""))
-
-
 class Bars(Watcher):
     """A progress bar per image on standard error, where that is a terminal."""
 
@@ -161,7 +160,7 @@ class Bars(Watcher):
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            _Speed(),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
         self._tasks: dict[str, TaskID] = {}
@@ -181,3 +180,11 @@ class Bars(Watcher):
 
     def advance(self, name: str, count: int) -> None:
         self._progress.advance(self._tasks[name], count)
+
+
+class _Speed(ProgressColumn):
+    """Bytes per second, in the units of everything else."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{size_text(speed)}/s", style="progress.data.speed")

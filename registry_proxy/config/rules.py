@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from registry_proxy.config.address import Address
 from registry_proxy.config.readers import REPOSITORY_PATTERN, access_problems, pattern_problems
+from registry_proxy.config.units import size_text
 from registry_proxy.config.values import (
     Account,
     Config,
@@ -91,7 +92,7 @@ def _server(server: Server) -> Iterator[Problem]:
 
 def _store(store: Store) -> Iterator[Problem]:
     if store.limit is not None and store.limit < 16 * store.chunk_size:
-        yield "limit", "a store holds at least 16 chunks"
+        yield "limit", f"a store holds at least 16 chunks, that is {size_text(16 * store.chunk_size)}"
     if store.chunk_size & (store.chunk_size - 1) or not MIB // 16 <= store.chunk_size <= 16 * MIB:
         yield "chunk_size", "a power of two between 64KiB and 16MiB"
     yield from _positive(store, "open_files")

@@ -66,6 +66,19 @@ class Sums:
         return tuple(_added([self._departed, *self._latest.values()]))
 
 
+def served(figures: Iterable[Family]) -> list[dict[str, object]]:
+    """What went to clients, for ``/stats``: of each tier ``name``, ``bytes``, and ``share`` of all bytes (None of nothing)."""
+    tiers = by_label(figures, "registry_proxy_served_bytes_total")
+    whole = sum(tiers.values())
+    return [{"name": tier, "bytes": n, "share": n / whole if whole else None} for tier, n in tiers.items()]
+
+
+def by_label(figures: Iterable[Family], name: str) -> dict[str, int]:
+    """The values of a metric that has one label, by the label."""
+    samples = (one for family in figures for one in family.samples if one.name == name)
+    return {one.labels[0][1]: int(one.value) for one in samples}
+
+
 def exposition(figures: Iterable[Family]) -> bytes:
     """Figures in Prometheus's text format."""
     registry = CollectorRegistry()

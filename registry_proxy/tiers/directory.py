@@ -136,13 +136,18 @@ def is_network(kind: str) -> bool:
     return kind in _NETWORK or (kind.startswith("fuse.") and kind not in _LOCAL_FUSE)
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there, as far as this user may look."""
+    seen = (each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - Path's raises PermissionError
+    return next(seen, Path("/"))
+
+
 def _refuse_network(root: Path, mountinfo: Path) -> None:
-    existing = next((parent for parent in (root, *root.parents) if parent.exists()), Path("/"))
     try:
         mounts = mountinfo.read_text(errors="surrogateescape")
     except OSError:
         return
-    kind = file_system(mounts, str(existing.resolve()))
+    kind = file_system(mounts, str(nearest(root).resolve()))
     if is_network(kind):
         raise StoreUnusable(
             f"store {root} is on a network file system ({kind}), where locks and speed cannot be relied on: "

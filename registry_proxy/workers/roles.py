@@ -18,9 +18,8 @@ from registry_proxy.config import Server as Settings
 from registry_proxy.errors import ConfigInvalid, RegistryProxyError
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import SourceHost
-from registry_proxy.telemetry import logs
+from registry_proxy.telemetry import logs, sums
 from registry_proxy.telemetry.metrics import Metrics
-from registry_proxy.telemetry.sums import exposition
 from registry_proxy.tiers.view import StoreView
 from registry_proxy.web.chunks import Chunks
 from registry_proxy.web.server import Face, Place
@@ -117,12 +116,13 @@ class Figures:
 
     async def exposition(self) -> bytes:
         """The metrics of all processes, added up; raises NotSoon."""
-        return exposition((await self._supervisor.total()).figures)
+        return sums.exposition((await self._supervisor.total()).figures)
 
     async def stats(self) -> Mapping[str, object]:
         """The fetcher's figures, and the processes. Raises NotSoon."""
         told = await self._line.ask(GetStats(), Stats)
-        own = {"processes": (await self._supervisor.total()).processes}
+        total = await self._supervisor.total()
+        own = {"served": sums.served(total.figures), "processes": total.processes}
         return msgspec.json.decode(told.json, type=dict[str, object]) | own
 
     def unready(self) -> str | None:

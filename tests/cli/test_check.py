@@ -94,7 +94,9 @@ def test_the_verdict_is_the_exit_code(tmp_path: Path, unused_tcp_port: int, caps
     file.write_text("default_upstreams = false\n")
     tokens = ["check", "--config", str(file), "--upstream", f"{NAME}=http://127.0.0.1:{unused_tcp_port}"]
     assert main.run(tokens) == 1
-    assert "no connection" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"upstream {NAME}: no: http://127.0.0.1:{unused_tcp_port}: no connection" in out
+    assert out.endswith("not ok: 1 of 1 upstream URL failed\n")
     assert main.run([*tokens, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
@@ -118,6 +120,22 @@ def test_a_store_on_a_network_file_system_is_an_error(tmp_path: Path) -> None:
     assert (found.file_system, found.exists) == ("nfs4", False)
     assert "network file system" in str(found.error)
     assert look_at_store(config, MOUNTS.format(home="/elsewhere")).error is None
+
+
+def test_a_terminal_that_is_too_narrow_cuts_nothing(
+    tmp_path: Path, unused_tcp_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, URLs and reasons are folded, or lines of their own."""
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    file = tmp_path / "proxy.toml"
+    file.write_text("default_upstreams = false\n")
+    name = "a-registry-with-a-rather-long-name.department.example"
+    main.run(["check", "--config", str(file), "--upstream", f"{name}=http://127.0.0.1:{unused_tcp_port}"])
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert f"upstream {name}: no: http://127.0.0.1:{unused_tcp_port}: no connection" in out
 
 
 def test_a_store_below_a_file_is_an_error(tmp_path: Path) -> None:

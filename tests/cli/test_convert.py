@@ -66,7 +66,7 @@ def test_what_is_ready_is_there_at_once(alpine: FakeInstance, server: str, capsy
     """The digest of the lazy form is printed, and the instance asked for it once."""
     alpine.put(LAZY, Canned(MADE))
     assert main.run(["lazy", "convert", "alpine", "--server", server]) == 0
-    assert capsys.readouterr().out.startswith(f"{NAME}: {Digest.of(MADE)}, ")
+    assert capsys.readouterr().out.startswith(f"{NAME}: {Digest.of(MADE)} in ")
     assert alpine.paths("manifests").count("latest-esgz") == 1
 
 
@@ -148,10 +148,10 @@ def test_one_failure_does_not_keep_others(
     """An image that does not exist is told, the next is made; the exit code says that something went wrong."""
     alpine.put(LAZY, Canned(MADE))
     assert main.run(["lazy", "convert", "nowhere", "alpine", "--server", server]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert "nowhere:latest-esgz: not made" in lines[0]
-    assert "404" in lines[0]
-    assert str(Digest.of(MADE)) in lines[1]
+    out, err = capsys.readouterr()
+    assert "nowhere:latest-esgz: failed after" in err
+    assert "404" in err
+    assert str(Digest.of(MADE)) in out
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,8 @@ def test_one_failure_does_not_keep_others(
         ([], "name at least one image"),
         ([f"alpine@{DIGESTS[0]}"], "by its tag"),
         (["alpine", "--to", "https://user:secret@registry.example"], "carries no user name or password"),
+        (["alpine", "--to", "docker://registry.example/team"], "--to: a directory, or http[s]://"),
+        (["docker://alpine"], "without docker://"),
         (["alpine", "--to", "https://registry.example/NOT_A_REPOSITORY"], "not a repository name"),
         (["alpine:1", "debian:1", "--to", "layout"], "two of these images would both be 1-esgz there"),
         (["alpine:1", "debian:1", "--to", "https://registry.example/one"], "both be one:1-esgz there"),
@@ -187,6 +189,13 @@ def test_status_shows_what_is_in_hand(fake: FakeInstance, server: str, capsys: p
     assert ("refused" in lines[4], "not a gzip layer" in lines[4], "%" in lines[4]) == (True, True, False)
     assert main.run(["lazy", "status", "--server", server, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["jobs"]) == 2
+
+
+def test_status_of_nothing(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without jobs there is a line, and no table."""
+    fake.put("/stats", stats())
+    assert main.run(["lazy", "status", "--server", server]) == 0
+    assert capsys.readouterr().out == "3 layers made, 2.0 MiB of 1.0 GiB; nothing in hand\n"
 
 
 def test_status_of_something_else(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:

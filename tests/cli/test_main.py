@@ -41,6 +41,22 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tokens: list[str], capsys: pyte
 
 
 @pytest.mark.parametrize(
+    ("tokens", "line"),
+    [
+        (["serve", "word"], "registry-proxy serve does not take 'word'. (see registry-proxy serve --help)"),
+        (["lazy", "ls"], 'Command "lazy ls" parameter IMAGE requires an argument. (see registry-proxy lazy ls --help)'),
+        (["sreve"], "(see registry-proxy --help)"),
+    ],
+)
+def test_wrong_usage_names_the_help_of_the_verb(
+    tokens: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line ends with the command that shows what the verb takes."""
+    assert main.run(tokens) == 2
+    assert one_line(capsys).endswith(f"{line}\n")
+
+
+@pytest.mark.parametrize(
     "tokens",
     [
         ["serve", "--config", "/nowhere/proxy.toml"],
@@ -49,7 +65,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tokens: list[str], capsys: pyte
         ["stats", "--server", "nonsense"],
         ["warm"],
         ["warm", "not an image"],
+        ["warm", "docker://alpine"],
+        ["warm", ""],
         ["warm", "alpine", "--platform", "amd64"],
+        ["lazy", "ls", "alpine", "--ztocs", "/nowhere"],
+        ["lazy", "cat", "alpine", "/etc/os-release", "--ztocs", "/nowhere"],
         ["check", "--store-limit", "much"],
         ["verify", "--config", "/nowhere/proxy.toml"],
     ],
@@ -64,7 +84,11 @@ def test_wrong_configuration_is_one_line_and_exit_code_2(tokens: list[str], caps
     ("error", "line"),
     [
         (StoreUnusable("locked by\nanother instance"), "registry-proxy: locked by another instance\n"),
-        (OSError(98, "Address already in use"), "registry-proxy: [Errno 98] Address already in use\n"),
+        (OSError(98, "Address already in use"), "registry-proxy: Address already in use\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.tar"),
+            "registry-proxy: a.tar: No such file or directory\n",
+        ),
         (
             ExceptionGroup("tasks", [ExceptionGroup("deeper", [StoreUnusable("read-only")])]),
             "registry-proxy: read-only\n",
@@ -94,6 +118,22 @@ def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.setattr(main, "app", fails(KeyboardInterrupt()))
     assert main.run(["serve"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_quiet() -> None:
+    """An interruption before the command line is even read is no traceback either."""
+    script = """
+import signal, sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "registry_proxy.cli.main":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupted())
+from registry_proxy.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def fails(error: BaseException) -> object:
@@ -127,6 +167,15 @@ def test_every_verb_has_help_with_examples_that_parse(verb: str, capsys: pytest.
         command, bound, _ = main.app.parse_args(example, print_error=False, exit_on_error=False)
         assert command.__name__ == verb
         assert bound is not None
+
+
+@pytest.mark.parametrize("tokens", [["lazy", "index"], ["lazy", "ls"], ["publish"]])
+def test_no_help_loses_words(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What help texts have in angle brackets would be taken for HTML and vanish; a switch needs no default."""
+    assert main.run([*tokens, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "default: False" not in out
+    assert "/.ztoc" not in out
 
 
 def test_the_module_runs() -> None:

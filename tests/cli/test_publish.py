@@ -171,7 +171,7 @@ async def test_private_images_are_refused(
         async with benches(tmp_path / "private-store", private)(listen=True, account=account) as b:
             words = ["publish", IMAGE, "--to", str(root), "--server", b.url, *graft]
             assert await asyncio.to_thread(main.run, words) == 1
-    assert "is not for everybody" in capsys.readouterr().out
+    assert "is not for everybody" in capsys.readouterr().err
     assert files(root) == {}
 
 

@@ -47,9 +47,32 @@ def test_tiers_and_sources_are_tables(fake: FakeInstance, server: str, capsys: p
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     row = ["│", "1,200", "│", "3", "│", "2", "│", "5.0", "MiB", "│"]
     assert ["parent", "│", "trouble:", "no", "answer", *row, "12.3", "ms"] in lines
-    assert ["cvmfs:/images", "│", "works", *row, "none"] in lines
+    assert ["cvmfs:/images", "│", "works", *row] in lines
     assert ["sources.parent.ways.http://squid:3128", "│", "left", "out", "for", "now"] in lines
     assert ["tiers.cvmfs:/images.path", "│", "/images"] in lines
+
+
+def test_what_was_served_and_from_where(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tables answer the first questions: what the store saves, what each upstream gave and still gives, which processes run."""
+    limit = {"limit": 100, "remaining": 76, "window": 21600}
+    figures = {
+        "served": [
+            {"name": "store", "bytes": 3 << 20, "share": 0.75},
+            {"name": "upstream", "bytes": 1 << 20, "share": 0.25},
+        ],
+        "upstreams": {
+            "docker.io": {"bytes": 1 << 20, "rangeless": False, "rate_limit": limit},
+            "gitlab.example": {"bytes": 0, "rangeless": True, "rate_limit": None},
+        },
+        "processes": [{"name": "fetcher", "pid": 4321, "restarts": 0, "since": 61.4}],
+    }
+    fake.put("/stats", Canned(json.dumps(figures).encode()))
+    assert main.run(["stats", "--server", server]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["store", "│", "3.0", "MiB", "│", "75.0%"] in lines
+    assert ["docker.io", "│", "1.0", "MiB", "│", "no", "│", "76", "of", "100"] in lines
+    assert ["gitlab.example", "│", "0", "B", "│", "yes", "│"] in lines
+    assert ["fetcher", "│", "4321", "│", "0", "│", "61", "s"] in lines
 
 
 def test_jobs_are_left_to_their_own_verb(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,12 +94,12 @@ def test_rows() -> None:
         "store.bytes": "3.0 GiB",
         "store.limit": "none",
         "store.chunks": "3,072",
-        "store.writable": "True",
-        "upstreams.docker.io.rangeless": "False",
+        "store.writable": "yes",
+        "upstreams.docker.io.rangeless": "no",
         "errors": "none",
         "hosts": "a, b",
         "seconds": "123 ms",
-        "share": "0.667",
+        "share": "66.7%",
     }
 
 
@@ -93,4 +116,4 @@ def test_another_program_at_that_address_is_told(
 def test_nobody_there_is_told(unused_tcp_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     """No instance at the configured address is exit code 1 and one line that names the URL."""
     assert main.run(["stats", "--listen", f"127.0.0.1:{unused_tcp_port}"]) == 1
-    assert capsys.readouterr().err.startswith(f"registry-proxy: http://127.0.0.1:{unused_tcp_port}: ")
+    assert f"no instance answers at http://127.0.0.1:{unused_tcp_port} (Connection refused)" in capsys.readouterr().err

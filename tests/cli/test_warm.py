@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_an_image_by_digest(fake: FakeInstance, server: str, capsys: pytest.Capt
     }
     name = f"own.example:5001/a/b@{descriptor['digest']}"
     assert main.run(["warm", name, "--server", server]) == 0
-    assert capsys.readouterr().out.startswith(f"{name}: 1 manifests, 2 blobs, ")
+    assert capsys.readouterr().out.startswith(f"{name}: 1 manifest, 2 blobs, ")
 
 
 @pytest.mark.usefixtures("alpine")
@@ -96,9 +97,11 @@ def test_an_oci_error_is_shown_as_it_came(fake: FakeInstance, server: str, capsy
     fake.put("/v2/library/gone/manifests/latest?ns=docker.io", Canned(body, 404))
     fake.image("library/here", "docker.io", [b"x"], "latest")
     assert main.run(["warm", "gone", "here", "--server", server]) == 1
-    gone, here = capsys.readouterr().out.splitlines()
-    assert gone.endswith("; failed: 404 MANIFEST_UNKNOWN: no such tag")
-    assert "2 blobs" in here
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        r"docker.io/library/gone:latest: failed after 0\.\d s: 404 MANIFEST_UNKNOWN: no such tag\n", err
+    )
+    assert re.fullmatch(r"docker.io/library/here:latest: 1 manifest, 2 blobs, \d+ B in 0\.\d s\n", out)
 
 
 def test_a_body_that_breaks_off_is_a_failure(
@@ -171,7 +174,17 @@ def test_stopping_ends_an_exchange_under_way(fake: FakeInstance, server: str) ->
 def test_a_server_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """An explicit --server that nobody answers at is a failure, not a reason to start another."""
     assert main.run(["warm", "alpine", "--server", "http://127.0.0.1:1"]) == 1
-    assert capsys.readouterr().err == "registry-proxy: no instance answers at http://127.0.0.1:1\n"
+    assert capsys.readouterr().err == (
+        "registry-proxy: no instance answers at http://127.0.0.1:1 (Connection refused): "
+        "start one by registry-proxy serve, or name another by --server URL\n"
+    )
+
+
+def test_another_program_is_no_instance(fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What answers at --server without our health page, a registry say, is told as such."""
+    fake.put("/healthz", Canned(status=404))
+    assert main.run(["warm", "alpine", "--server", server]) == 1
+    assert "not an instance of this program: /healthz answered 404" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -237,11 +250,18 @@ def test_ctrl_c_ends_our_own_instance_and_the_pulls(
 
 
 def test_nobody_at_the_address(unused_tcp_port: int) -> None:
-    """An instance that cannot be reached is not alive, and says so when asked for more."""
+    """An instance that cannot be reached is told by its URL and the reason, whatever is asked of it."""
     instance = Instance(f"http://127.0.0.1:{unused_tcp_port}")
-    assert not instance.alive()
-    with pytest.raises(InstanceUnreachable, match=f"^http://127.0.0.1:{unused_tcp_port}: "):
-        instance.get("/", {}, 1)
+    for ask in (instance.check_alive, lambda: instance.get("/", {}, 1)):
+        with pytest.raises(InstanceUnreachable, match=rf"http://127.0.0.1:{unused_tcp_port} \(Connection refused\)"):
+            ask()
+
+
+@pytest.mark.parametrize(("speed", "text"), [(None, ""), (1536.0, "1.5 KiB/s"), (3 << 20, "3.0 MiB/s")])
+def test_the_speed_has_the_units_of_sizes(speed: float | None, text: str) -> None:
+    """A bar that counts MiB does not say MB/s beside it."""
+    task = SimpleNamespace(finished_speed=None, speed=speed)
+    assert str(warm._Speed().render(task)) == text
 
 
 def test_our_own_instance_shares_store_and_upstreams() -> None:

@@ -69,10 +69,16 @@ async def test_a_running_instance_is_warmed_and_asked(
             assert serving.returncode is None
         code, out, err = await finish("warm", IMAGE, "--listen", address, cache=tmp_path)
         assert (code, err) == (0, "")
-        assert out.startswith(f"{IMAGE}: 1 manifests, 3 blobs, ")
+        assert out.startswith(f"{IMAGE}: 1 manifest, 3 blobs, ")
         code, out, _ = await finish("stats", "--listen", address, "--json", cache=tmp_path)
         assert code == 0
-        assert json.loads(out)["store"]["chunks"] >= 4
+        figures = json.loads(out)
+        assert figures["store"]["chunks"] >= 4
+        shares = {one["name"]: one for one in figures["served"]}
+        assert sum(one["share"] for one in shares.values()) == pytest.approx(1)
+        assert shares["upstream"]["bytes"] >= sum(map(len, LAYERS))
+        assert figures["upstreams"]["a.example"]["bytes"] >= sum(map(len, LAYERS))
+        assert figures["upstreams"]["docker.io"]["bytes"] == 0
         code, out, err = await finish("serve", "--listen", "127.0.0.1:0", cache=tmp_path)
         assert (code, out) == (1, "")
         assert "in use by another instance" in err.splitlines()[-1]
@@ -90,6 +96,37 @@ async def test_an_address_that_is_taken_is_one_line(upstream: FakeUpstream, tmp_
     assert out == ""
     assert taken.rpartition(":")[2] in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        ("serve", "cannot be created (Permission denied): choose another with --store DIR"),
+        ("verify", "cannot be read by this user: run as the user who owns it"),
+        ("check", "cannot be written by this user"),
+    ],
+)
+async def test_a_store_that_one_may_not_enter(
+    verb: str, line: str, upstream: FakeUpstream, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """What is wrong with the store, and what to do, in one line that names it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    config = tmp_path / "proxy.toml"
+    config.write_text(
+        f"default_upstreams = false\n[upstream.'a.example']\nurls = ['{upstream.url}']\n"
+        f"[server]\nlisten = ['127.0.0.1:{unused_tcp_port}']\n"
+    )
+    powers = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    process = await asyncio.create_subprocess_exec(
+        *powers, sys.executable, "-m", "registry_proxy", verb, "--config", str(config), "--store", str(closed / "store"),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 1
+    [told] = [text for text in out.decode().splitlines() if line in text]
+    assert str(closed) in told
+    assert "Traceback" not in out.decode()
 
 
 async def test_ctrl_c_ends_warm_at_once(upstream: FakeUpstream, tmp_path: Path, unused_tcp_port: int) -> None:

@@ -40,6 +40,8 @@ def test_the_page_tells_what_the_instance_does(gitlab: Front, pushed: dict[str, 
     assert f"<td>{SOURCE}</td>" in page
     assert re.search(r'<td class="bad">trouble: [^<]+</td>', page)  # the parent does not answer
     assert ">Lazy jobs</h2>" in page
+    assert re.search(r"<td>upstream</td><td>[\d.]+ MiB</td><td>[\d.]+%</td>", page)  # served: how much, and its share
+    assert "<th>misses</th>" in page  # the words of `registry-proxy stats`
     assert re.search(r'<td>estargz-[0-9a-f]{16}</td>.*?<td class="good">done</td>', page)
     assert f"{proxy.address}/docker.io/library/alpine" in page
     assert "Content Security Policy" not in done.stderr

@@ -41,6 +41,8 @@ async def test_a_hundred_clients_of_two_servers_cost_one_fetch(start: Start, ups
         assert all(right(answer, span) for answer, span in zip(answers, wanted, strict=True))
         assert upstream.most_often(digest) == 1
         assert len({server_of(answer.headers["X-Request-Id"]) for answer in answers}) == 2
+        shares = {one["name"]: one["bytes"] for one in (await workers.stats())["served"]}
+        assert sum(shares.values()) == sum(len(answer.body) for answer in answers)
 
 
 async def test_a_server_that_is_killed_loses_its_own_connections_only(start: Start, upstream: FakeUpstream) -> None:
