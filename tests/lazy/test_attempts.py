@@ -54,7 +54,8 @@ async def test_trouble_is_tried_again(tmp_path: Path, times: int, state: State) 
         await entry.over.wait()
         assert (entry.state, tried) == (state, 3)
         assert entry.error == ("trouble number 3" if state is State.FAILED else "")
-    assert not job_file(tmp_path, job().id).exists()
+        await (await queue.ensure(job(number=1))).over.wait()  # begun once all is done about the first
+        assert not job_file(tmp_path, job().id).exists()
 
 
 async def test_a_failure_is_held_against_who_asks_again(tmp_path: Path) -> None:

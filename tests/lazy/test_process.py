@@ -86,7 +86,7 @@ async def test_trouble_with_the_layer_is_told_as_it_is(tmp_path: Path) -> None:
 async def test_a_worker_that_dies_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that ends without a word on its standard output is no product and no refusal."""
     dying = tmp_path / "python"
-    dying.write_text("#!/bin/sh\necho first >&2\necho out of memory >&2\nexit 137\n", encoding="ascii")
+    dying.write_text("#!/bin/sh\necho first >&2\nsleep 0.1\necho out of memory >&2\nexit 137\n", encoding="ascii")
     dying.chmod(dying.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(dying))
     with pytest.raises(WorkerDied, match="without a word: out of memory"):

@@ -98,7 +98,7 @@ class _Dialogue:
         """Feed the worker and listen to it until it has a product or says why not."""
         feeding = asyncio.create_task(self._feed())
         listening = asyncio.create_task(self._listen())
-        words = asyncio.create_task(self._words.read(_WORDS))
+        words = asyncio.create_task(_last_words(self._words))
         try:
             await asyncio.wait({feeding, listening}, return_when=asyncio.FIRST_COMPLETED)
             if feeding.done() and (error := feeding.exception()) is not None and not isinstance(error, ConnectionError):
@@ -143,6 +143,14 @@ class _Dialogue:
                 self._again.set()
             if report.taken is not None:
                 self._progress(report.taken)
+
+
+async def _last_words(stream: asyncio.StreamReader) -> bytes:
+    """The last ``_WORDS`` bytes of a stream, once it has ended; nothing that comes before stands in its way."""
+    last = b""
+    while block := await stream.read(_WORDS):
+        last = (last + block)[-_WORDS:]
+    return last
 
 
 def _last_line(words: "asyncio.Task[bytes]") -> str:
