@@ -22,13 +22,14 @@ from typing import Final
 import structlog
 
 from registry_proxy import config
-from registry_proxy.errors import StoreBroken, StoreTrouble, StoreUnusable
+from registry_proxy.errors import StoreUnusable
 from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.plan.chunks import Grid
-from registry_proxy.tiers import chunkfile, directory, walk
+from registry_proxy.tiers import directory, walk
 from registry_proxy.tiers.accounts import Accounts, Beneficiary
 from registry_proxy.tiers.checks import Checks
 from registry_proxy.tiers.chunkfile import Buffer
+from registry_proxy.tiers.commits import Commits
 from registry_proxy.tiers.directory import Directory
 from registry_proxy.tiers.health import Health
 from registry_proxy.tiers.keeper import Keeper
@@ -40,14 +41,12 @@ from registry_proxy.tiers.schema import AccountPage
 from registry_proxy.tiers.space import Room, Space, default_limit
 from registry_proxy.tiers.table import Table
 from registry_proxy.tiers.threads import Threads
-from registry_proxy.tiers.writing import Hashing, write_chunk
 
 __all__ = ["ChunkStore", "Room", "StoreStats", "StoredChunk", "open_store"]
 
 _log = structlog.get_logger()
 
 _THREADS: Final = 4
-_WRITE_PATIENCE: Final = 10.0
 _ROOM_PATIENCE: Final = 30.0
 _TENDING: Final = 30.0
 
@@ -107,6 +106,7 @@ class ChunkStore:
         self._rooms = Rooms(opened, self._accounts, self._files, self._space, self._keeper, self._threads)
         self._checks = Checks(self._files, self._threads, self.drop_chunk)
         self._health = Health(str(opened.layout.root))
+        self._commits = Commits(opened.layout, self._accounts, self._files, self._health, self._threads)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -288,51 +288,7 @@ class ChunkStore:
         """
         if len(data) != grid.length_of(index) or grid.chunk != self.chunk_size:
             raise ValueError(f"{len(data)} bytes are not chunk {index} of {grid}")
-        hashing = Hashing(data, hasher)
-        try:
-            most = self._admit(len(data), room)
-            work = self._put(digest, index, data, room, most, hashing)
-            return await self._threads.finish(work, _WRITE_PATIENCE, StoredChunk.close)
-        except TimeoutError as error:
-            self._health.late.add(hashing)
-            self._health.refuse(error)
-            await asyncio.to_thread(hashing.run)
-            raise StoreBroken(f"the store did not take a chunk within {_WRITE_PATIENCE:.0f} s") from error
-        except StoreTrouble:
-            await asyncio.to_thread(hashing.run)
-            raise
-
-    def _admit(self, length: int, room: Room) -> int:
-        """Take what a chunk of ``length`` bytes needs at most out of the room; raises StoreTrouble."""
-        if not self.writable:
-            raise StoreBroken("the store takes no chunks for the moment")
-        most = chunkfile.cost(length + chunkfile.TRAILER)
-        room.take(most)
-        return most
-
-    async def _put(
-        self, digest: Digest, index: int, data: Buffer, room: Room, most: int, hashing: Hashing
-    ) -> StoredChunk:
-        key = GroupKey.of(digest, index)
-        group = self._accounts.use(key)
-        group.pins += 1
-        try:
-            opened = await self._threads.run(_hash_and_write, self._layout, digest, index, data, hashing)
-            size = chunkfile.cost(opened.size)
-            room.commit(most, size)
-            self._accounts.stored(key, index, size)
-            self._files.adopt(opened)
-            if not opened.unchanged():  # dropped between its rename and now
-                self._accounts.doubtful.add(key)
-            return StoredChunk(opened, self._accounts.use(key))
-        except BaseException as error:
-            room.give_back(most)
-            if isinstance(error, StoreTrouble):
-                self._health.refuse(error)
-            raise
-        finally:
-            group.pins -= 1
-            self._health.late.discard(hashing)
+        return await self._commits.put(digest, index, data, room, hasher)
 
     async def drop(self, digest: Digest) -> None:
         """Evict all chunks of a blob; whoever has one open reads on."""
@@ -398,10 +354,6 @@ class ChunkStore:
         except OSError as error:
             self._health.complain("store.unreadable", error)
             return None
-
-
-def _hash_and_write(layout: Layout, digest: Digest, index: int, data: Buffer, hashing: Hashing) -> OpenFile:
-    return write_chunk(layout, digest, index, data, hashing.run())
 
 
 def _feed(hasher: Hasher, chunk: StoredChunk) -> None:

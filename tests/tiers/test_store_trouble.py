@@ -6,15 +6,14 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import pytest
 
 from registry_proxy.errors import StoreBroken, StoreFull, StoreTrouble
-from registry_proxy.tiers import checks, writing
-from registry_proxy.tiers import store as store_module
-from registry_proxy.tiers.openfiles import OpenFile
+from registry_proxy.tiers import checks, commits, writing
+from registry_proxy.tiers.openfiles import OpenFile, StoredChunk
 from registry_proxy.tiers.store import ChunkStore
 from tests.tiers.blobs import CHUNK, Blob, files, keep, loaded, noise, running
 
@@ -77,7 +76,7 @@ async def test_a_disk_that_hangs_is_given_up_on(place: Path, monkeypatch: pytest
 
     clock = [1000.0]
     monkeypatch.setattr(writing.chunkfile, "write", hang)
-    monkeypatch.setattr(store_module, "_WRITE_PATIENCE", 0.05)
+    monkeypatch.setattr(commits, "_PATIENCE", 0.05)
     async with running(place) as store:
         monkeypatch.setattr(store._health, "_clock", lambda: clock[0])
         room = await store.reserve(CHUNK, blob.digest)
@@ -94,6 +93,29 @@ async def test_a_disk_that_hangs_is_given_up_on(place: Path, monkeypatch: pytest
         assert store.writable
         assert await loaded(store, blob, 0) == blob.data
         assert store.stats().promised == 0
+
+
+async def test_a_write_that_ends_as_its_time_is_up_is_not_waited_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that ends in the same moment in which it is given up on does not keep the store from taking others for ever."""
+    blob, clock = noise(CHUNK), [1000.0]
+
+    async def finish(work: Coroutine[object, object, StoredChunk], *_: object) -> StoredChunk:
+        (await work).close()
+        raise TimeoutError
+
+    async with running(place) as store:
+        monkeypatch.setattr(store._health, "_clock", lambda: clock[0])
+        room = await store.reserve(CHUNK, blob.digest)
+        assert room is not None
+        with monkeypatch.context() as threads:
+            threads.setattr(store._threads, "finish", finish)
+            with pytest.raises(StoreBroken, match="within"):
+                await store.put(blob.digest, blob.grid, 0, blob.data, room)
+        room.release()
+        clock[0] += 100
+        assert store.writable
 
 
 async def test_the_directory_removed_under_the_store(place: Path) -> None:
