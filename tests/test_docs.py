@@ -303,6 +303,51 @@ def test_alerts_watch_metrics_that_exist() -> None:
     assert yaml.safe_load((ROOT / "conf/prometheus/scrape.yml").read_text())["scrape_configs"]
 
 
+def test_every_metric_and_alert_is_explained() -> None:
+    """docs/monitoring.md has each metric, docs/operations.md each alert, and neither has one that is gone."""
+    metrics = Metrics(["docker.io"])
+    metrics.watch_store(_Store)
+    exposed = set(re.findall(r"^# TYPE (\S+)", metrics.exposition().decode(), re.MULTILINE))
+    told = set(re.findall(r"^\| (`registry_proxy_.+?) \|", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE))
+    named = {name for row in told for name in re.findall(r"`(\w+)`", row)}
+    assert named - {"registry_proxy_process_restarts_total"} == {
+        name for name in exposed if not name.endswith("_created")
+    }
+    rules = yaml.safe_load((ROOT / "conf/prometheus/registry-proxy-alerts.yml").read_text())
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    assert (
+        set(re.findall(r"^\| `(RegistryProxy\w+)`", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)) == alerts
+    )
+
+
+class _Store:
+    bytes = limit = chunks = evictions = 0
+
+
+def test_log_events_that_pages_name_exist() -> None:
+    """Who greps the log for what a page says finds it."""
+    code = "".join(file.read_text() for file in (ROOT / "registry_proxy").rglob("*.py"))
+    events = set(re.findall(r'"([a-z]+\.[a-z_]+)"', code))
+    sections = {section.strip("[]").partition(".")[0] for section in SECTIONS}
+    kinds = {event.partition(".")[0] for event in events} - sections
+    for page in PAGES:
+        for named in re.findall(r"`([a-z]+\.[a-z_]+)`", BLOCK.sub("", page.read_text())):
+            assert named in events or named.partition(".")[0] not in kinds, f"{page.name}: {named}"
+
+
+def test_the_table_of_limits_has_the_defaults() -> None:
+    """What docs/security.md says a client may do is what the configuration lets it do."""
+    text, limits = (ROOT / "docs/security.md").read_text(), Server()
+    for words, value in {
+        "open connections per client": limits.connections_per_client,
+        "open connections, all together": limits.connections,
+        "requests per second and client, over two seconds": limits.requests_per_client,
+        r"answers with content \(blobs and chunks\) at the same time": limits.bodies,
+        "ranges in one request": limits.max_ranges,
+    }.items():
+        assert re.search(rf"^\| {words} \| {value:,}[ ,]", text, re.MULTILINE), words
+
+
 def test_the_start_script_is_a_shell_script() -> None:
     """scripts/serve parses as POSIX shell and is executable."""
     script = ROOT / "scripts/serve"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from registry_proxy.cli.options import NO_FLAGS, Json, Setup
-from registry_proxy.cli.output import print_json
+from registry_proxy.cli.output import counted, print_json
 from registry_proxy.config import Logging
 from registry_proxy.config.units import size_text
 from registry_proxy.errors import StoreUnusable
@@ -44,8 +44,8 @@ def verify(*, json: Json = False, setup: Setup = NO_FLAGS) -> None:
     if json:
         print_json({"store": str(root), **asdict(done), "seconds": round(seconds, 3)})
     else:
-        print(f"{root}: {done.chunks} chunks, {size_text(done.bytes)} in {seconds:.1f} s")
-        print(f"dropped: {done.wrong} wrong chunks, {done.leftovers} leftovers")
+        print(f"{root}: {counted(done.chunks, 'chunk')}, {size_text(done.bytes)} in {seconds:.1f} s")
+        print(f"dropped: {counted(done.wrong, 'wrong chunk')}, {counted(done.leftovers, 'leftover')}")
 
 
 def chunk_size_of(root: Path) -> int:

@@ -45,7 +45,7 @@ def test_the_result_is_two_lines(store: Path, capsys: pytest.CaptureFixture[str]
     assert main.run(["verify", "--store", str(store)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{store}: 2 chunks, 5 B in ")
-    assert second == "dropped: 1 wrong chunks, 0 leftovers"
+    assert second == "dropped: 1 wrong chunk, 0 leftovers"
 
 
 def test_a_directory_that_is_no_store_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
