@@ -122,7 +122,8 @@ class _Logger(structlog.BoundLoggerBase):
 
 def _renderers(*, text: bool, colors: bool) -> list[structlog.typing.Processor]:
     if text:
-        console = structlog.dev.ConsoleRenderer(colors=colors)
+        plain = structlog.dev.plain_traceback  # rich's shows local variables, and passwords among them
+        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)
         return [lambda logger, name, event: console(logger, name, event).encode(errors="backslashreplace")]
     return [structlog.processors.format_exc_info, _json]
 
