@@ -6,6 +6,7 @@ the order of last use, saved in pages (one per first two digits of the digest) a
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from registry_proxy.oci.digest import Digest
@@ -46,7 +47,7 @@ class Accounts:
     """All groups, least recently used first. ``bytes``: the sum; ``doubtful``: groups whose files should be looked at;
     ``changed_pages``: names of the pages to save; ``held``: blobs that do not go to make room.
 
-    While ``counting``, every group that changes becomes doubtful, so that what was seen of it earlier is not believed.
+    While files are ``counted``, every group that changes becomes doubtful, so that what was seen of it earlier is not believed.
     ``clock``: seconds since the epoch. Marks only ever grow, so a clock that is set back does not disturb the order.
     """
 
@@ -56,12 +57,26 @@ class Accounts:
         self._last_mark = 0.0
         self.bytes = 0
         self.doubtful: set[GroupKey] = set()
-        self.counting = False
+        self._counts = 0
         self.held: set[Digest] = set()
         self.changed_pages: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Files are being looked at meanwhile; perhaps by several."""
+        self._counts += 1
+        try:
+            yield
+        finally:
+            self._counts -= 1
+
+    @property
+    def counting(self) -> bool:
+        """True while files are being looked at."""
+        return self._counts > 0
 
     def __iter__(self) -> Iterator[Group]:
         """The groups, least recently used first."""

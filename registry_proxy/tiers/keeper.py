@@ -42,16 +42,13 @@ class Keeper:
 
     async def take_stock(self) -> None:
         """Load the accounts, and count the files unless the accounts are those of a clean stop. Sets ``counted``."""
-        self._accounts.counting = True
-        try:
+        with self._accounts.counted():
             loaded = await self._load()
             left = self._directory.left
             if left is None or not left.clean or left.bytes != loaded:
                 await self._count()
             self._accounts.sort()
             self._space.uncounted = 0
-        finally:
-            self._accounts.counting = False
         await self.look_again()
         self.counted.set()
         self._glanced.clear()
@@ -99,14 +96,12 @@ class Keeper:
             if not batch or self._accounts.counting:
                 doubtful.update(batch)
                 return
-            self._accounts.counting = True
             try:
-                self._believe(await self._threads.run(_look_at_groups, self._directory.layout, batch))
+                with self._accounts.counted():
+                    self._believe(await self._threads.run(_look_at_groups, self._directory.layout, batch))
             except BaseException:
                 doubtful.update(batch)
                 raise
-            finally:
-                self._accounts.counting = False
 
     async def save(self) -> None:
         """Save the accounts that changed; what the disk does not take is saved the next time."""

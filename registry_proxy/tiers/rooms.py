@@ -110,7 +110,8 @@ class Rooms:
         finally:
             self._space.leaving -= leaving
         self.evictions += len(keys) - len(kept)
-        self._accounts.doubtful.update(kept)
+        committed = [key for key in keys if self._accounts.find(key) is not None]  # meanwhile: it may have gone along
+        self._accounts.doubtful.update(kept, committed)
         if kept:
             await self._keeper.look_again()
 

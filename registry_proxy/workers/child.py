@@ -8,6 +8,8 @@ import sys
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
+import structlog
+
 from registry_proxy.errors import NotSoon, RegistryProxyError
 from registry_proxy.telemetry import logs
 from registry_proxy.telemetry.sums import snapshot
@@ -16,6 +18,8 @@ from registry_proxy.workers import control
 from registry_proxy.workers.control import Apply, AskTotal, Begin, Figures, Ready, Refused, Report, Stop, Total
 from registry_proxy.workers.roles import Role, fetching, serving
 from registry_proxy.workers.wire import Wire, WireLost
+
+_log = structlog.get_logger()
 
 _TOTAL_IN: Final = 3.0
 """Seconds in which the supervisor has the figures of all processes."""
@@ -85,6 +89,9 @@ class Child:
                         self.stopping.set()
         except WireLost:
             pass
+        except Exception:  # a mistake of ours: the process ends, and another one takes its place
+            _log.exception("orders.broke")
+            raise
 
     def _report(self, role: Role) -> None:
         self._wire.send(control.pack(Figures(snapshot(role.metrics.registry))))

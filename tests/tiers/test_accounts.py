@@ -66,9 +66,12 @@ def test_a_chunk_that_is_not_there_puts_its_group_in_doubt() -> None:
 def test_what_changes_while_the_files_are_counted_is_looked_at_again() -> None:
     """A count that started before a commit must not undo it."""
     accounts = Accounts(Clock())
-    accounts.counting = True
-    accounts.stored(GroupKey(DIGEST, 0), 3, 4096)
-    accounts.forget(GroupKey(DIGEST, 7))
+    with accounts.counted():
+        with accounts.counted():
+            pass  # another count that began and ended meanwhile
+        accounts.stored(GroupKey(DIGEST, 0), 3, 4096)
+        accounts.forget(GroupKey(DIGEST, 7))
+    accounts.stored(GroupKey(DIGEST, 8), 8 * GROUP, 4096)
     assert accounts.doubtful == {GroupKey(DIGEST, 0), GroupKey(DIGEST, 7)}
 
 

@@ -1,6 +1,8 @@
 """Room: the limit holds at every moment, and what is in use stays."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from registry_proxy.errors import StoreFull
 from registry_proxy.oci.digest import Digest
 from registry_proxy.tiers import rooms
 from registry_proxy.tiers.accounts import Accounts
-from registry_proxy.tiers.layout import GROUP
+from registry_proxy.tiers.layout import GROUP, GroupKey, Layout
 from registry_proxy.tiers.space import Space, default_limit, margin
 from registry_proxy.tiers.store import open_store
 from tests.tiers.blobs import CHUNK, disk_use, keep, loaded, noise, running, settings
@@ -139,6 +141,32 @@ async def test_a_cancelled_reservation_keeps_nothing(place: Path, monkeypatch: p
         go_on.set()
         await store._threads.settle()
         assert store.stats().promised == 0
+
+
+async def test_a_chunk_that_goes_with_an_evicted_group_is_not_believed_in(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk committed to a group while its directory is being taken away may go with it: the accounts are looked at again."""
+    blob = noise(2 * CHUNK)
+    removing, on, remove = threading.Event(), threading.Event(), rooms._remove_groups
+
+    def slow(layout: Layout, keys: Sequence[GroupKey]) -> list[GroupKey]:
+        removing.set()
+        on.wait(10)
+        return remove(layout, keys)
+
+    monkeypatch.setattr(rooms, "_remove_groups", slow)
+    async with running(place, limit=GROUP_COST) as store:
+        room = await store.reserve(CHUNK, blob.digest)
+        assert room is not None
+        await keep(store, blob, 0)
+        evicting = asyncio.create_task(store.reserve((GROUP - 1) * CHUNK, DIGEST))
+        await asyncio.to_thread(removing.wait, 10)
+        (await store.put(blob.digest, blob.grid, 1, blob.part(1), room)).close()
+        on.set()
+        await evicting
+        await store.save()
+        assert (store.has(blob.digest, 1), store.stats().bytes) == (False, 0)
 
 
 async def test_the_disk_is_left_some_space(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
