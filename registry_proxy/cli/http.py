@@ -127,8 +127,7 @@ class Instance:
         except OSError as error:
             self._check_stopped()
             raise InstanceUnreachable(
-                f"no instance answers at {self.url} ({error.strerror or error or type(error).__name__}): "
-                "start one by registry-proxy serve, or name another by --server URL"
+                f"no instance answers at {self.url} ({error.strerror or error or type(error).__name__}): {_advice(error)}"
             ) from error
 
     def _trust(self) -> ssl.SSLContext:
@@ -172,6 +171,17 @@ class Instance:
         if promised is not None and count != promised:
             raise InstanceRefused(f"{self.url}{path} broke off after {count} of {promised} bytes")
         return count
+
+
+def _advice(error: OSError) -> str:
+    """What to do when an instance cannot be talked to."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return "name the CA of its certificate by --ca FILE, or its name in there by --server URL"
+        case ssl.SSLError():
+            return "does it speak https? --server URL says"
+        case _:
+            return "start one by registry-proxy serve, or name another by --server URL"
 
 
 def _retry_after(answer: http.client.HTTPResponse) -> float:

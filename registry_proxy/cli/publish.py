@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from registry_proxy.cli.http import Instance
-from registry_proxy.cli.options import NO_FLAGS, Json, Server, Setup, image_name
+from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
 from registry_proxy.cli.output import counted, print_json, print_outcome
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.publishing import Published, chunk_size_of, publish_all, publish_image
@@ -45,6 +45,7 @@ def publish(
     ] = False,
     hash: Annotated[Algorithm, Parameter(help="Hash of grafts: as the repository is set up.")] = "sha1",  # noqa: A002
     server: Server = None,
+    ca: Ca = None,
     json: Json = False,
     setup: Setup = NO_FLAGS,
 ) -> int:
@@ -71,7 +72,7 @@ def publish(
             one = partial(publish_image, instance, wanted=wanted, tree=tree, chunk_size=chunk_size, watcher=bars)
             return publish_all(instance, wishes, one)
 
-    found = asyncio.run(through_instance(config, server, work))
+    found = asyncio.run(through_instance(config, server, work, ca))
     if json:
         print_json({"images": [asdict(one) for one in found]})
     else:

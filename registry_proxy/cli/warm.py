@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -78,13 +79,14 @@ async def through_instance(
 ) -> T:
     """Run blocking work against the instance at ``server``, else the configured one, else one of our own; what it returns.
 
-    ``ca``: who signs its certificate. Raises InstanceUnreachable if ``server`` is given and nobody answers there.
+    ``ca``: who signs its certificate. Raises InstanceUnreachable if ``server`` is given and nobody answers there, or if somebody answers
+    whose certificate is not to be trusted.
     """
     instance = Instance(server_url(server, config), ca=ca)
     try:
         await asyncio.to_thread(instance.check_alive)
-    except InstanceUnreachable:
-        if server is not None:
+    except InstanceUnreachable as error:
+        if server is not None or isinstance(error.__cause__, ssl.SSLError):
             raise
         return await _through_own(config, work)
     return await _stoppable(instance, work)

@@ -58,8 +58,52 @@ def test_stats_of_a_private_ca(
 def test_an_unknown_ca_is_told(fake: FakeInstance, secure: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Without it, the line says that the certificate is not trusted, and nothing is asked."""
     assert main.run(["stats", "--server", secure]) == 1
-    assert "certificate verify failed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "certificate verify failed" in error
+    assert "--ca FILE" in error
     assert not fake.asked
+
+
+@pytest.mark.parametrize("verb", [("warm",), ("publish", "--to", "tree")])
+def test_an_unknown_ca_starts_no_instance_beside_the_running_one(
+    verb: tuple[str, ...],
+    secure: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the configured instance answers with a certificate that is not trusted, that is told; its store is not touched."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "proxy.toml"
+    tls = "[server.tls]\ncertificate = 'a.crt'\nkey = 'a.key'\n"
+    file.write_text(f"[server]\nlisten = ['{secure.partition('://')[2]}']\n{tls}[store]\npath = 'store'\n")
+    assert main.run([*verb, "alpine", "--config", str(file)]) == 1
+    assert "certificate verify failed" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("verb", [("warm",), ("publish", "--to", "tree"), ("lazy", "ls")])
+def test_every_verb_that_reads_images_takes_a_ca(
+    verb: tuple[str, ...],
+    fake: FakeInstance,
+    secure: str,
+    authority: Authority,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With --ca each of them gets through, to be told that there is no such image."""
+    monkeypatch.chdir(tmp_path)
+    fake.put("/stats", Canned(json.dumps({"chunk_size": 1 << 20}).encode()))
+    assert main.run([*verb, "alpine", "--server", secure, "--ca", str(authority.ca)]) == 1
+    assert "404" in capsys.readouterr().err
+    assert any("/manifests/latest" in path for path, _ in fake.asked)
+
+
+def test_http_where_https_is_meant(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An instance without TLS that is asked over https is no riddle."""
+    assert main.run(["stats", "--server", server.replace("http://", "https://")]) == 1
+    assert "does it speak https?" in capsys.readouterr().err
 
 
 def test_a_ca_that_is_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
