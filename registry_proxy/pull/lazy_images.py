@@ -37,6 +37,9 @@ _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _GZIP_LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 _LARGEST_CONFIG: Final = 8 << 20
 
+_GROWTH: Final = 1.2
+"""Bytes of a copy for each byte of its original, about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -111,6 +114,7 @@ class LazyImages:
         """
         images, missing = await self._images(kind, home, original)
         if missing:
+            self._check_room(kind, home, images)
             return Unfinished(tuple({job.id: job for job in missing}.values()))
         try:
             if kind is Kind.SOCI:
@@ -134,8 +138,10 @@ class LazyImages:
         return await self._kept(home, index, OCI_MANIFEST, {}, [*blobs, await self._shelved(soci.EMPTY)])
 
     async def jobs(self, kind: Kind, home: Home, original: ServedManifest) -> list[Job]:
-        """What is still to be made of one image manifest."""
-        _, missing = await self._image(kind, home, original)
+        """What is still to be made of one image manifest; raises ManifestUnknown if there is no room for it."""
+        image, missing = await self._image(kind, home, original)
+        if image is not None and missing:
+            self._check_room(kind, home, {str(original.digest): image})
         return missing
 
     async def whole(self, home: Home, offer: Offer) -> bool:
@@ -193,6 +199,20 @@ class LazyImages:
                 await self._prove(home, Digest.parse(layer.digest))
                 made[layer.digest] = found
         return _Image(original.body, original.media_type, manifest, made), missing
+
+    def _check_room(self, kind: Kind, home: Home, images: Mapping[str, _Image]) -> None:
+        """Raises ManifestUnknown for an image that would push its own copies out, one by the other, for ever."""
+        sizes = {
+            layer.digest: _size(layer, image.made.get(layer.digest))
+            for image in images.values()
+            for layer in image.manifest.layers
+            if kind is Kind.ESTARGZ and _is_for(kind, layer, home.terms)
+        }
+        needed = sum(sizes.values())
+        if needed > self._shelf.limit:
+            raise ManifestUnknown(
+                f"the copies of {', '.join(images)} would have some {needed} bytes: lazy.limit is {self._shelf.limit}"
+            )
 
     async def _prove(self, home: Home, layer: Digest) -> None:
         """What was made of a layer is as private as the layer: it is for repositories that have it, not for all that name it."""
@@ -282,6 +302,10 @@ def _is_for(kind: Kind, layer: Descriptor, terms: Terms) -> bool:
         is_a_copy = SOURCE_DIGEST in layer.annotations
         return oci_type(layer.media_type) == _GZIP_LAYER and layer.size >= terms.smallest_layer and not is_a_copy
     return is_layer(layer.media_type) and TOC_DIGEST not in layer.annotations
+
+
+def _size(layer: Descriptor, made: MadeLayer | None) -> int:
+    return int(layer.size * _GROWTH) if made is None else made.size
 
 
 def _job(kind: Kind, home: Home, layer: Descriptor) -> Job:

@@ -90,7 +90,7 @@ class Shelf:
     @property
     def limit(self) -> int:
         """Bytes of blobs."""
-        return self._store.limit // 2 if self._limit is None else self._limit
+        return self._store.limit // 2 if self._limit is None else int(self._limit)
 
     @property
     def bytes(self) -> int:
@@ -109,12 +109,15 @@ class Shelf:
         }
 
     def size_at(self, upstream: SourceHost, repository: Repository, digest: Digest) -> int | None:
-        """The size of a blob, if it was made for this repository."""
+        """The size of a blob, if it was made for this repository; marks it as used."""
         blob = self._blobs.get(digest)
-        return blob.size if blob is not None and self._place(upstream, repository) in blob.places else None
+        if blob is None or self._place(upstream, repository) not in blob.places:
+            return None
+        self._blobs.move_to_end(digest)
+        return blob.size
 
     def whole_at(self, upstream: SourceHost, repository: Repository, digest: Digest) -> bool:
-        """True if a blob was made for this repository and every chunk of it is here."""
+        """True if a blob was made for this repository and every chunk of it is here; marks it as used."""
         size = self.size_at(upstream, repository, digest)
         return size is not None and not self._store.missing(digest, self._store.grid(size))
 

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -240,6 +241,19 @@ async def test_other_repositories_do_not_have_what_was_made(bench: Benches, upst
         assert (await c.get("blobs", digest, repository="other/app")).status == 404
 
 
+async def test_what_cannot_be_made_is_told_to_its_own_repository(bench: Benches, upstream: FakeUpstream) -> None:
+    """A layer that the upstream does not have: 503 says so, and that it is no use to ask again soon."""
+    missing = upstream.add_blob(gzip.compress(tar({"a": b"gone"})), repository="elsewhere")
+    manifest = json.loads(upstream.content[upstream.add_image(layers=[LAYER], config=CONFIG, tag=None)])
+    manifest["layers"][0] |= {"digest": str(missing), "size": len(upstream.content[missing])}
+    upstream.add_manifest(json.dumps(manifest).encode(), tag="v1")
+    async with client(bench) as c:
+        answer = await c.get("manifests", "v1-esgz")
+        assert answer.status == 503
+        assert answer.headers["Retry-After"] == "60"
+        assert f"{missing} was not made lazy".encode() in answer.body
+
+
 async def test_what_was_made_survives_a_restart_and_needs_no_upstream(bench: Benches, upstream: FakeUpstream) -> None:
     """After a restart, with the upstream down, the same copy is served under the same digest."""
     upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
@@ -389,6 +403,40 @@ async def test_removing_a_jobs_file_cancels_it(bench: Benches, upstream: FakeUps
         await until_made(c, "cancelled")
         assert (await c.get("manifests", "v1-esgz")).status == 503
     held.set()
+
+
+async def test_the_limit_of_all_that_was_made(bench: Benches, upstream: FakeUpstream) -> None:
+    """Beyond it what was used longest ago goes, and is made again when it is asked for."""
+    noise = [gzip.compress(tar({"noise": random.Random(seed).randbytes(30_000)})) for seed in range(3)]
+    for number, layer in enumerate(noise):
+        upstream.add_image(layers=[layer], config=CONFIG, tag=f"v{number}")
+    async with client(bench, Lazy(limit=Size(2 * 33_000), wait=Seconds(60), soci="off")) as c:
+        copies = []
+        for number in (0, 1, 0, 2):
+            answer = await c.get("manifests", f"v{number}-esgz")
+            copies.append(json.loads(answer.body)["layers"][0]["digest"])
+        assert copies[0] == copies[2]  # used again, so it stays
+        assert [(await c.get("blobs", copy)).status for copy in (copies[0], copies[3])] == [200, 200]
+        assert (await c.get("blobs", copies[1])).status == 404
+        assert (await c.get("manifests", "v1-esgz")).status == 200
+        assert (await c.get("blobs", copies[1])).status == 200
+
+
+@pytest.mark.parametrize("readiness", ["on-demand", "eager"])
+async def test_an_image_that_is_larger_than_the_limit(
+    bench: Benches, upstream: FakeUpstream, readiness: Literal["on-demand", "eager"]
+) -> None:
+    """Its copies would push each other out for ever: 404 says why, and nothing is made; its index is offered all the same."""
+    noise = [gzip.compress(tar({"noise": random.Random(seed).randbytes(100_000)})) for seed in range(2)]
+    upstream.add_image(layers=noise, config=CONFIG, tag="v1")
+    lazy = Lazy(limit=Size(150_000), estargz=readiness, smallest_layer=Size(0), wait=Seconds(60))
+    async with client(bench, lazy) as c:
+        assert (await c.get("manifests", "v1")).status == 200
+        answer = await c.get("manifests", "v1-esgz")
+        assert answer.status == 404
+        assert b"lazy.limit" in answer.body
+        assert (await c.get("manifests", "v1-soci")).status == 200
+        assert {job["id"].split("-")[0] for job in (await until_made(c))["jobs"]} == {"soci"}
 
 
 async def test_what_was_made_stays_when_room_is_needed(bench: Benches, upstream: FakeUpstream) -> None:
