@@ -309,7 +309,7 @@ class TestFlags:
             (Flags(store_limit="many"), "--store-limit: 'many' is not a size"),
             (Flags(upstreams=("a.example",)), "--upstream: write NAME=URL"),
             (Flags(upstreams=("a b=http://x",)), "--upstream: not a registry host"),
-            (Flags(upstreams=("a.example=http://u:hunter2@x",)), "--upstream: a URL carries no user name"),
+            (Flags(upstreams=("a.example=http://u:hunter2@x",)), "--upstream: a.example: a URL carries no user name"),
         ],
     )
     def test_a_wrong_flag_is_named_instead_of_the_file(self, flags: Flags, line: str) -> None:

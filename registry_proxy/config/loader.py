@@ -139,7 +139,11 @@ def _named_url(text: str) -> tuple[str, str]:
     name, equals, url = text.partition("=")
     if not equals:
         raise ValueError("write NAME=URL, such as gitlab.example=http://127.0.0.1:5001")
-    return source_host(name), check_registry_url(url)
+    host = source_host(name)
+    try:
+        return host, check_registry_url(url)
+    except ValueError as error:
+        raise ValueError(f"{host}: {error}") from None
 
 
 def _flag(flag: str, parse: Callable[[str], T], text: str) -> T:

@@ -123,7 +123,7 @@ class _Logger(structlog.BoundLoggerBase):
 def _renderers(*, text: bool, colors: bool) -> list[structlog.typing.Processor]:
     if text:
         plain = structlog.dev.plain_traceback  # rich's shows local variables, and passwords among them
-        console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)
+        console = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, exception_formatter=plain)
         return [lambda logger, name, event: console(logger, name, event).encode(errors="backslashreplace")]
     return [structlog.processors.format_exc_info, _json]
 
