@@ -116,6 +116,8 @@ async def storage(upstream: "FakeUpstream", request: web.Request) -> web.StreamR
         return web.Response(status=400, text="Only one auth mechanism allowed")
     if request.query.get("signature") != upstream.signature:
         return web.Response(status=403, text="Request has expired")
+    if upstream.fleeting:
+        upstream.expire_signatures()
     if digest is None or digest not in upstream.content:
         return web.Response(status=404, text="NoSuchKey")
     return await body.send_blob(upstream, request, digest)

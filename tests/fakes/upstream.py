@@ -76,6 +76,7 @@ class FakeUpstream:
     range_refusal: int | None = None
     multi_range: Literal["parts", "whole"] | int = "parts"
     redirect: bool = False
+    fleeting: bool = False
     head_length: bool = True
     head_blob: bool = True
     digest_header: bool = True

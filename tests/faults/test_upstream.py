@@ -66,11 +66,10 @@ async def redirects_for_ever(upstream: FakeUpstream) -> AsyncIterator[None]:
 
 
 async def forgets_its_signatures(upstream: FakeUpstream) -> AsyncIterator[None]:
-    """Blobs lie elsewhere, and the signed URLs given out have expired."""
-    upstream.redirect = True
-    upstream.expire_signatures()
+    """Blobs lie elsewhere, and each signed URL that was given out has expired when it is used again."""
+    upstream.redirect = upstream.fleeting = True
     yield
-    upstream.redirect = False
+    upstream.redirect = upstream.fleeting = False
 
 
 async def has_another_validator(upstream: FakeUpstream) -> AsyncIterator[None]:
@@ -172,6 +171,20 @@ async def test_what_is_cached_goes_on_and_what_is_not_fails_visibly_or_comes(
             await whole
         await right_at_last(b, cold, COLD)
         await right_at_last(b, cold, COLD, Span(5 * CHUNK - 5, 5 * CHUNK + 5))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [is_slow, forgets_its_signatures, has_another_validator, loses_its_ranges, sends(Chunked())],
+    ids=lambda fault: fault.__name__,
+)
+async def test_what_can_be_helped_is_helped(bench: Benches, either: FakeUpstream, fault: Fault) -> None:
+    """Nobody who misses sees anything of it: parts come, and then the whole."""
+    cold = either.add_blob(COLD)
+    async with bench(listen=True, timeouts=TIMEOUTS) as b, asynccontextmanager(fault)(either):
+        for index in (5, 2):
+            assert await right(b, cold, COLD, Span(index * CHUNK - 5, index * CHUNK + 5))
+        assert await right(b, cold, COLD)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
