@@ -231,6 +231,20 @@ class TestWrong:
             load(file, ENVIRON)
 
     @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("a = " + "[" * 50_000, "nested too deeply"),
+            ("a = " + "{ a = " * 50_000, "nested too deeply"),
+            ("a = " + "9" * 5_000, ""),
+        ],
+        ids=["arrays", "tables", "digits"],
+    )
+    def test_what_the_parser_cannot_bear(self, file: Path, text: str, why: str) -> None:
+        """What is beyond the parser's own limits is one line like any other mistake."""
+        with pytest.raises(ConfigInvalid, match=f"^{file}: .*{why}"):
+            read(file, text)
+
+    @pytest.mark.parametrize(
         "text",
         [
             "[upstream.'a.example']\nurls = ['https://robot:hunter2@a.example']",

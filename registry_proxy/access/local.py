@@ -7,14 +7,12 @@ from registry_proxy.access.gate import Gate, Subject, TokenRealm
 from registry_proxy.access.passwords import Passwords
 from registry_proxy.errors import Denied, LoginNeeded
 from registry_proxy.oci.names import Repository
-from registry_proxy.plan.limits import client_of
 from registry_proxy.plan.networks import Networks
 from registry_proxy.plan.users import Readers, User
 
 REALM = "registry-proxy"
 """What a client is told that a password is for."""
 
-_HERE = "this machine"
 _ALWAYS = math.inf
 
 
@@ -52,7 +50,7 @@ class LocalGate:
     async def _user(self, caller: Caller) -> User | None:
         if caller.authorization is None:
             return _named(caller)
-        return await self._passwords.check(caller.authorization, client_of(caller.address) or _HERE)
+        return await self._passwords.check(caller.authorization, caller.client)
 
 
 class Fence:

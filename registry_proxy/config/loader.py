@@ -91,7 +91,9 @@ def _read(path: Path) -> Table:
         raise ConfigInvalid(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise ConfigInvalid(f"{path}: not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigInvalid(f"{path}: nested too deeply") from None
+    except ValueError as error:  # also a number of thousands of digits
         raise ConfigInvalid(f"{path}: {error}") from None
 
 

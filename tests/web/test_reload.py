@@ -138,7 +138,9 @@ async def test_a_broken_file_changes_nothing(run: Run, upstream: FakeUpstream) -
     said = await running.reload(configuration(upstream, "drain = 'soon'"))
     assert said["event"] == "config.refused"
     assert said["error"].startswith(f"{running.file}: server.drain: ")
-    assert (await running.reload("[server"))["event"] == "config.refused"
+    for text in ("[server", "a = " + "[" * 50_000, "a = " + "{ a = " * 50_000, "a = " + "9" * 5_000):
+        said = await running.reload(text)
+        assert (said["event"], said["error"].startswith(f"{running.file}: ")) == ("config.refused", True)
     said = await running.reload(configuration(upstream, "drain = 1"))
     assert (said["event"], said["changed"]) == ("config.reloaded", "server.drain")
 
