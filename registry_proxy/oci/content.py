@@ -35,7 +35,7 @@ MAX_MANIFEST: Final = 4 << 20
 
 
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}\Z")
-_BEYOND: Final = 1 << 63
+BEYOND: Final = 1 << 63
 """Bytes that nothing has: a size from here on is nonsense."""
 
 
@@ -102,5 +102,5 @@ def blobs(manifest: Manifest) -> Iterator[HintedBlob]:
             digest = Digest.parse(descriptor.digest)
         except DigestInvalid:
             continue
-        if 0 <= descriptor.size < _BEYOND:
+        if 0 <= descriptor.size < BEYOND:
             yield HintedBlob(digest, descriptor.size)

@@ -16,6 +16,9 @@ _LONGEST_NUMBER = 18
 
 _BEYOND = 10**_LONGEST_NUMBER
 
+_MOST_TOGETHER = 1 << 37
+"""Bytes that several ranges of one request may sum to: what they touch is planned chunk by chunk, however large a blob is said to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Whole:
@@ -61,7 +64,7 @@ def decide(method: str, header: str | None, if_range: str | None, etag: str, siz
     ``Whole`` for HEAD (§14.2), for a foreign unit or a malformed header (ignored, §14.2), and where If-Range is anything but
     that very validator: a date or a weak one can vouch for nothing here (§13.1.5). A range that ends before it starts is
     refused (§14.2 allows it, the OCI conformance suite wants it).
-    Raises RangeTooLarge for more than ``max_ranges`` ranges, or if the spans sum to more than the content: clients answer a 400
+    Raises RangeTooLarge for more than ``max_ranges`` ranges, or if the spans sum to more than the content or 128 GiB: clients answer a 400
     by asking for less (containers/storage halves its list, stargz asks for single ranges).
     """
     if header is None or method == "HEAD" or (if_range is not None and if_range.strip() != etag):
@@ -95,6 +98,8 @@ def _verdict(parts: tuple[Part, ...], size: int) -> Verdict:
     total = sum(len(part.span) for part in parts)
     if total > size:
         raise RangeTooLarge(f"the ranges asked for sum to {total} bytes, the content has {size}")
+    if total > _MOST_TOGETHER:
+        raise RangeTooLarge(f"the ranges asked for sum to {total} bytes, at most {_MOST_TOGETHER} are answered at once")
     return Parts(parts)
 
 

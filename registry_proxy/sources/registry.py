@@ -164,12 +164,12 @@ class Registry:
         ask = Ask(path, BlobUnknown, "HEAD", repository, accept=frozenset({200}) | _HEAD_REFUSED, blob=True)
         async with self._client.ask(ask) as response:
             if response.status == 200 and response.length is not None and response.media_type != "text/html":
-                return response.length
+                return _believable(response, response.length)
         headers, accept = {"Range": "bytes=0-0"}, frozenset({200, 206, 416})
         async with self._client.ask(
             Ask(path, BlobUnknown, "GET", repository, headers=headers, accept=accept, blob=True)
         ) as response:
-            return _size_of_probe(response)
+            return _believable(response, _size_of_probe(response))
 
     def _manifest(self, method: str, repository: Repository, reference: Reference) -> Ask:
         path = f"/v2/{repository}/manifests/{reference}"
@@ -205,6 +205,12 @@ def _size_of_probe(response: Response) -> int:
         case 200 if response.length is not None and response.media_type != "text/html":
             return response.length
     raise UpstreamBroken(f"{response.origin} does not say how long a blob is")
+
+
+def _believable(response: Response, size: int) -> int:
+    if size >= content.BEYOND:
+        raise UpstreamBroken(f"{response.origin} says that a blob has {size} bytes")
+    return size
 
 
 def _said_digest(response: Response) -> Digest | None:

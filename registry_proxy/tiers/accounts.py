@@ -54,6 +54,9 @@ class Accounts:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._groups: OrderedDict[GroupKey, Group] = OrderedDict()
+        self._blobs: dict[
+            Digest, dict[int, Group]
+        ] = {}  # the same by blob: how large one is said to be must cost nothing
         self._last_mark = 0.0
         self.bytes = 0
         self.doubtful: set[GroupKey] = set()
@@ -98,14 +101,16 @@ class Accounts:
         """True while the blob for whose sake it is spared has another group here that is not spared itself."""
         if group.spared_for is None:
             return False
-        digest, groups = group.spared_for
-        others = (self._groups.get(GroupKey(digest, number)) for number in range(groups))
-        return any(other is not None and other.mask and other.spared_for is None for other in others)
+        return any(other.mask and other.spared_for is None for other in self._first_of(*group.spared_for))
 
     @property
     def chunks(self) -> int:
         """Number of chunks believed to be held."""
         return sum(group.mask.bit_count() for group in self._groups.values())
+
+    def of_blob(self, digest: Digest) -> list[Group]:
+        """The groups of one blob."""
+        return list(self._blobs.get(digest, {}).values())
 
     def find(self, key: GroupKey) -> Group | None:
         """The account of a group, if there is one."""
@@ -116,7 +121,7 @@ class Accounts:
         self._last_mark = mark = max(self._clock(), self._last_mark)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(key, mark)
+            group = self._open(key, mark)
         else:
             self._groups.move_to_end(key)
             group.last_use = mark
@@ -130,8 +135,7 @@ class Accounts:
 
     def missing(self, digest: Digest, grid: Grid) -> int:
         """Number of the blob's chunks that are believed not to be held."""
-        groups = (self._groups.get(GroupKey(digest, number)) for number in range(-(-grid.count // GROUP)))
-        return grid.count - sum(group.mask.bit_count() for group in groups if group is not None)
+        return grid.count - sum(group.mask.bit_count() for group in self._first_of(digest, -(-grid.count // GROUP)))
 
     def stored(self, key: GroupKey, index: int, size: int) -> None:
         """A chunk that takes ``size`` bytes on disk was committed."""
@@ -154,20 +158,38 @@ class Accounts:
         if group is None:
             if not mask:
                 return
-            group = self._groups[key] = Group(key, last_use)
+            group = self._open(key, last_use)
             self._groups.move_to_end(key, last=False)
         self._set(group, size, mask)
         group.last_use = max(group.last_use, last_use)
         if not mask and not group.pinned:
-            del self._groups[key]
+            self._close(key)
 
     def forget(self, key: GroupKey) -> None:
         """Close an account: the group's files are going."""
-        group = self._groups.pop(key, None)
+        group = self._close(key)
         if group is not None:
             self._set(group, 0, 0)
         if self.counting:
             self.doubtful.add(key)
+
+    def _first_of(self, digest: Digest, count: int) -> Iterator[Group]:
+        """Those of the first ``count`` groups of a blob that have an account."""
+        return (group for number, group in self._blobs.get(digest, {}).items() if number < count)
+
+    def _open(self, key: GroupKey, last_use: float) -> Group:
+        group = self._groups[key] = Group(key, last_use)
+        self._blobs.setdefault(key.digest, {})[key.number] = group
+        return group
+
+    def _close(self, key: GroupKey) -> Group | None:
+        group = self._groups.pop(key, None)
+        if group is not None:
+            of_blob = self._blobs[key.digest]
+            del of_blob[key.number]
+            if not of_blob:
+                del self._blobs[key.digest]
+        return group
 
     def _set(self, group: Group, size: int, mask: int) -> None:
         self.bytes += size - group.bytes

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from registry_proxy.oci.digest import Digest
 from registry_proxy.tiers import walk
 from registry_proxy.tiers.accounts import Accounts
 from registry_proxy.tiers.directory import Directory, State
@@ -38,6 +39,7 @@ class Keeper:
         self._pages = pages
         self._threads = threads
         self._glanced: set[GroupKey] = set()
+        self._glanced_blobs: set[Digest] = set()
         self.counted = asyncio.Event()
 
     async def take_stock(self) -> None:
@@ -52,6 +54,7 @@ class Keeper:
         await self.look_again()
         self.counted.set()
         self._glanced.clear()
+        self._glanced_blobs.clear()
 
     async def _load(self) -> int:
         """Take the saved pages; the sum of the bytes they name."""
@@ -71,6 +74,15 @@ class Keeper:
         with contextlib.suppress(OSError):
             found = walk.look_at_group(self._directory.layout, key)
             self._accounts.correct(key, found.bytes, found.mask, found.newest)
+
+    def glance_at_blob(self, digest: Digest) -> None:
+        """The same for all groups that a blob has on disk."""
+        if self.counted.is_set() or digest in self._glanced_blobs:
+            return
+        self._glanced_blobs.add(digest)
+        with contextlib.suppress(OSError):
+            for key in walk.groups_of(self._directory.layout, digest):
+                self.glance(key)
 
     async def _count(self) -> None:
         layout = self._directory.layout

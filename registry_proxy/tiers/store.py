@@ -252,8 +252,7 @@ class ChunkStore:
 
     def missing(self, digest: Digest, grid: Grid) -> int:
         """Number of the blob's chunks believed not to be here; for planning."""
-        for number in range(-(-grid.count // GROUP)):
-            self._keeper.glance(GroupKey(digest, number))
+        self._keeper.glance_at_blob(digest)
         return self._accounts.missing(digest, grid)
 
     # --- writing ---------------------------------------------------------------------------------------------------------
@@ -295,7 +294,7 @@ class ChunkStore:
         await self._threads.finish(self._drop(digest), _ROOM_PATIENCE)
 
     async def _drop(self, digest: Digest) -> None:
-        groups = [group for group in self._accounts if group.key.digest == digest]
+        groups = self._accounts.of_blob(digest)
         self._files.forget_blob(digest)
         leaving = sum(group.bytes for group in groups)
         for group in groups:

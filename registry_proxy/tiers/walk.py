@@ -60,9 +60,14 @@ def groups(layout: Layout, shard: str) -> list[GroupKey]:
     for blob in entries(layout.chunks / shard):
         digest = parse_blob_name(blob.name, shard)
         if digest is not None:
-            numbers = (parse_group_name(entry.name) for entry in entries(Path(blob.path)))
-            found += [GroupKey(digest, number) for number in numbers if number is not None]
+            found += groups_of(layout, digest)
     return found
+
+
+def groups_of(layout: Layout, digest: Digest) -> list[GroupKey]:
+    """The groups that have a directory below one blob's."""
+    numbers = (parse_group_name(entry.name) for entry in entries(Path(layout.blob(digest))))
+    return [GroupKey(digest, number) for number in numbers if number is not None]
 
 
 def entries(directory: Path) -> Iterator[os.DirEntry[str]]:

@@ -18,7 +18,7 @@ from registry_proxy.oci.names import SourceHost
 from registry_proxy.plan.chunk_objects import ChunkName
 from tests.fakes.faults import Gate
 from tests.fakes.instance import CHUNK, HOST, Bench, Benches, noise
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import REPOSITORY, FakeUpstream
 from tests.lazy.layers import tar
 
 LAYER = noise(3 * CHUNK + 7)
@@ -195,6 +195,25 @@ async def test_lazy_forms_stay_behind_their_door(bench: Benches, upstream: FakeU
     async with bench(lazy=LAZY, listen=True, **guarded) as one, one.wire() as wire:
         for digest in blobs:
             assert (await wire.ask(f"/v2/private/app/blobs/{digest}?ns={HOST}")).status == 200
+
+
+@pytest.mark.parametrize("size", [1 << 43, (1 << 63) - 1])
+@pytest.mark.parametrize("ranges", [None, "0-9", f"{1 << 42}-", f"0-{(1 << 42) - 1},{1 << 42}-"])
+async def test_what_a_manifest_says_of_a_size_costs_nobody_anything(
+    bench: Benches, upstream: FakeUpstream, size: int, ranges: str | None
+) -> None:
+    """A layer of absurd size, as anybody may name it who may push anywhere, is refused at once, and holds up nobody else."""
+    digest, other = upstream.add_blob(LAYER), upstream.add_blob(noise(CHUNK, 1))
+    body = upstream.content[upstream.add_image(layers=[LAYER])]
+    upstream.add_manifest(body.replace(b'"size": %d' % len(LAYER), b'"size": %d' % size), tag="v1")
+    more = () if ranges is None else (f"Range: bytes={ranges}",)
+    async with bench(listen=True) as one, one.wire() as eve, one.wire() as alice, asyncio.timeout(10):
+        assert (await eve.ask(f"/v2/{REPOSITORY}/manifests/v1?ns={HOST}")).status == 200
+        assert (await eve.ask(f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}", *more)).status >= 400
+        assert (await alice.ask(f"/v2/{REPOSITORY}/blobs/{other}?ns={HOST}")).status == 200
+        for _ in range(2):  # the first may be who finds out
+            answer = await alice.ask(f"/v2/{REPOSITORY}/blobs/{digest}?ns={HOST}")
+        assert answer.body == LAYER
 
 
 @pytest.mark.parametrize("lie", ["has not", "other size"])

@@ -92,6 +92,14 @@ def test_more_than_everything_is_too_large(header: str) -> None:
         ask(header)
 
 
+def test_no_blob_is_so_large_that_all_of_it_is_asked_for_in_ranges() -> None:
+    """What several ranges sum to is bounded, however large the content is said to be; one range is not."""
+    half = 1 << 61
+    with pytest.raises(RangeTooLarge, match="sum to"):
+        ask(f"bytes=0-{half - 1},{half}-", 2 * half)
+    assert isinstance(ask("bytes=0-", 2 * half), Part)
+
+
 def test_everything_once_is_not_too_large() -> None:
     """Ranges that sum to exactly the content are answered."""
     assert isinstance(ask("bytes=0-4999,5000-"), Parts)

@@ -19,6 +19,7 @@ from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.names import Repository, Tag
 from registry_proxy.sources.registry import ManifestHead, NamePage, Ping, Registry
 from tests.fakes.clients import client_for
+from tests.fakes.faults import WrongRange
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
 
 APP = Repository(REPOSITORY)
@@ -255,6 +256,19 @@ async def test_size_of_a_blob(switches: dict[str, bool]) -> None:
         for data in (b"x" * 12345, b""):
             digest = upstream.add_blob(data)
             assert await Registry(client).head_blob(APP, digest) == len(data)
+
+
+@pytest.mark.parametrize("head", [True, False])
+async def test_an_absurd_size_is_not_believed(head: bool) -> None:
+    """A size that no file can have is nonsense, however it is said."""
+    async with FakeUpstream(head_blob=head) as upstream, client_for(upstream) as client:
+        digest = upstream.add_blob(b"x" * 12345)
+        if head:
+            upstream.fail("blob", 200, headers={"Content-Length": "9" * 19})
+        else:
+            upstream.spoil(WrongRange(f"bytes 0-0/{'9' * 19}"))
+        with pytest.raises(UpstreamBroken, match="9999999 bytes"):
+            await Registry(client).head_blob(APP, digest)
 
 
 async def test_unknown_blob() -> None:
