@@ -33,6 +33,9 @@ _log = structlog.get_logger()
 _SOON: Final = 2.0
 """Seconds that an answer with referrers may wait for one that is being made: SOCI waits three for headers."""
 
+_PATIENCE: Final = 5.0
+"""Seconds that an upstream has to say that it has a tag with a suffix itself, where there is a lazy form that could be served."""
+
 _PACE: Final = 40e6
 """Bytes of a layer per second, to tell a client when to come back: a guess is enough."""
 
@@ -95,10 +98,16 @@ class Offers:
             served = await self._originals.get(upstream, repository, reference, no_cache=no_cache)
             self._notice(upstream, repository, served)
             return served
+        theirs = asyncio.create_task(self._originals.get(upstream, repository, reference, no_cache=no_cache))
         try:
-            return await self._originals.get(upstream, repository, reference, no_cache=no_cache)
+            done, _ = await asyncio.wait({theirs}, timeout=_PATIENCE)
+            ready = None if done else await self._ready(*asked, upstream, repository, reference)
+            return await theirs if ready is None else ready
         except (ManifestUnknown, NameUnknown, Trouble) as error:
             return await self._lazy(*asked, upstream, repository, error, no_cache=no_cache)
+        finally:
+            theirs.cancel()
+            await asyncio.gather(theirs, return_exceptions=True)
 
     def at_hand(self, upstream: SourceHost, repository: Repository, reference: Reference) -> ServedManifest | None:
         """The manifest as the upstream has it, if that takes no waiting; see ``Manifests.at_hand``."""
@@ -162,7 +171,21 @@ class Offers:
         offer = await self._offered(kind, home, original)
         if offer is None:
             return original
-        return ServedManifest(offer.digest, offer.media_type, offer.body, original.stale, "store")
+        return _served(offer, original)
+
+    async def _ready(
+        self, kind: Kind, tag: Tag, upstream: SourceHost, repository: Repository, asked: Reference
+    ) -> ServedManifest | None:
+        """The lazy form of what a plain tag is, if all of it has been made, and the upstream is not known to have what was asked for."""
+        if await self._records.tags.get(self._records.tag_key(upstream, repository, str(asked))) is not None:
+            return None
+        home = self._home(upstream, repository)
+        try:
+            original = await self._originals.get(upstream, repository, tag)
+            found = await self._images.offer(kind, home, original)
+        except RegistryProxyError:
+            return None
+        return None if isinstance(found, Unfinished) else _served(found, original)
 
     async def _offered(self, kind: Kind, home: Home, original: ServedManifest) -> Offer | None:
         """The offer, made now if need be; None for the original instead. Raises ManifestUnknown, NotSoon."""
@@ -248,6 +271,10 @@ class Offers:
 
     def _home(self, upstream: SourceHost, repository: Repository) -> Home:
         return Home(upstream, repository, terms_for(self._settings, upstream, repository))
+
+
+def _served(offer: Offer, original: ServedManifest) -> ServedManifest:
+    return ServedManifest(offer.digest, offer.media_type, offer.body, original.stale, "store")
 
 
 def lazy_stats(queue: Queue, shelf: Shelf, private: Callable[[str], bool]) -> Mapping[str, object]:

@@ -22,6 +22,7 @@ from registry_proxy.lazy.ztoc.ztoc import parse
 from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
+from registry_proxy.pull import offers
 from tests.fakes.instance import HOST, Bench, Benches
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
 from tests.fakes.wire import Answer
@@ -265,6 +266,26 @@ async def test_what_was_made_survives_a_restart_and_needs_no_upstream(bench: Ben
         await c.blob(before["layers"][0]["digest"])
 
 
+async def test_an_upstream_that_hangs_delays_nobody_for_long(
+    bench: Benches, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the upstream has TAG-esgz itself is asked anew now and then: without an answer, what it had, or is ready, is served."""
+    monkeypatch.setattr(offers, "_PATIENCE", 0.05)
+    policy = Policy(slow=Seconds(0.05), tag_fresh=Seconds(0), miss_remembered=Seconds(0))
+    for tag in ("v1", "v2"):
+        upstream.add_image(layers=[LAYER], config=CONFIG, tag=tag)
+    theirs = upstream.add_image(layers=[b"theirs"], tag="v2-esgz")
+    async with client(bench, policy=policy) as c:
+        ready = [await c.get("manifests", f"{tag}-esgz") for tag in ("v1", "v2")]
+        assert ready[1].headers["Docker-Content-Digest"] == str(theirs)
+    async with client(bench, policy=policy) as c:  # nothing is in memory
+        upstream.hold("manifest")
+        async with asyncio.timeout(10):
+            for tag, was in zip(("v1", "v2"), ready, strict=True):
+                answer = await c.get("manifests", f"{tag}-esgz")
+                assert (answer.status, answer.body) == (200, was.body)
+
+
 async def test_an_upstream_tag_of_the_same_name_wins(bench: Benches, upstream: FakeUpstream) -> None:
     """Where the upstream has TAG-esgz itself, that is what is served."""
     upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
@@ -377,6 +398,20 @@ async def test_eager_repositories_are_indexed_as_they_are_pulled(bench: Benches,
         await c.blob(str(Digest.of(LAYER)))
         found = await until_made(c)
         assert [job["id"].partition("-")[0] for job in found["jobs"]] == ["soci"]
+
+
+async def test_eager_repositories_have_what_was_here_before_indexed(bench: Benches, upstream: FakeUpstream) -> None:
+    """A layer that was verified before anybody was eager is made lazy when its image is pulled again; asked for, it comes at once."""
+    upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    async with client(bench, Lazy(soci="off", estargz="off")) as c:
+        await c.blob(str(Digest.of(LAYER)))
+    async with client(bench, Lazy(soci="eager", smallest_layer=Size(0))) as c:
+        assert (await c.get("manifests", "v1")).status == 200
+        await until_made(c)
+        copies = [await c.get("manifests", "v1-soci") for _ in range(2)]
+        assert [answer.status for answer in copies] == [200, 200]
+        assert copies[0].body == copies[1].body
+    assert upstream.sent(Digest.of(LAYER)) == len(LAYER)
 
 
 async def test_a_job_that_is_cut_goes_on_after_a_restart(bench: Benches, upstream: FakeUpstream) -> None:
