@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import pytest
 from registry_proxy.plan.chunks import Span
 from tests.fakes.instance import CHUNK, HOST, Bench, Benches, noise
 from tests.fakes.upstream import REPOSITORY, FakeUpstream
-from tests.faults.conftest import right
+from tests.fakes.wire import Wire
+from tests.faults.conftest import Reachable, right
+from tests.interop.harness.process import Process, answers, free_port
 
 DATA, OTHER = noise(5 * CHUNK + 7, 1), noise(3 * CHUNK, 2)
 NOW = 1_800_000_000.0
 YEAR = 365 * 86400.0
 
 
-async def tag(b: Bench) -> bytes | None:
+async def tag(b: Reachable) -> bytes | None:
     """The manifest under the tag; None for a failure."""
     async with b.wire() as wire:
         answer = await wire.ask(f"/v2/{REPOSITORY}/manifests/latest?ns={HOST}")
@@ -61,6 +64,71 @@ async def served(b: Bench, now: list[float]) -> None:
     assert await right(b, new, OTHER)
     now[0] = NOW
     assert await right(b, new, OTHER)
+
+
+JUMPY = """
+import pathlib, sys, time
+
+jump, real = pathlib.Path(sys.argv[1]), (time.time, time.time_ns)
+time.time = lambda: real[0]() + float(jump.read_text())
+time.time_ns = lambda: real[1]() + int(jump.read_text()) * 10**9
+from registry_proxy.cli import main
+sys.exit(main.run(sys.argv[2:]))
+"""
+
+
+class Jumpy:
+    """An instance in a process of its own whose clock does what it is told."""
+
+    def __init__(self, upstream: FakeUpstream, directory: Path) -> None:
+        self.upstream = upstream
+        self._port = free_port()
+        self._jump = directory / "jump"
+        self.jump(0)
+        words = (
+            "--listen",
+            f"127.0.0.1:{self._port}",
+            "--store",
+            directory / "store",
+            "--upstream",
+            f"{HOST}={upstream.url}",
+        )
+        command = (sys.executable, "-c", JUMPY, self._jump, "serve", *words)
+        self.process = Process("registry-proxy", command, directory)
+
+    def jump(self, seconds: float) -> None:
+        """The clock is so far from the true time from now on."""
+        written = self._jump.with_suffix(".new")
+        written.write_text(str(int(seconds)))
+        written.replace(self._jump)
+
+    def wire(self) -> Wire:
+        """A connection to it."""
+        return Wire(("127.0.0.1", self._port))
+
+    async def ready(self) -> None:
+        """Wait until it answers."""
+        url = f"http://127.0.0.1:{self._port}/v2/"
+        await asyncio.to_thread(self.process.ready_when, lambda: answers(url))
+
+
+async def test_the_clock_of_a_process_jumps(upstream: FakeUpstream, tmp_path: Path) -> None:
+    """Back and forth by years: what is stored is served, and kept; a tag of unknown age is asked for; what is new is fetched."""
+    blob = upstream.add_blob(DATA)
+    it = Jumpy(upstream, tmp_path)
+    with it.process:
+        await it.ready()
+        assert await right(it, blob, DATA)
+        sent = upstream.sent(blob)
+        for number, jump in enumerate((10 * YEAR, -10 * YEAR, 0, -3600, 3600)):
+            await asyncio.to_thread(it.jump, jump)
+            latest = upstream.content[upstream.add_image(tag="latest", layers=[bytes([number])])]
+            assert await tag(it) == latest
+            assert await right(it, blob, DATA)
+            assert await right(it, blob, DATA, Span(CHUNK - 1, CHUNK + 1))
+            new = upstream.add_blob(noise(CHUNK, 10 + number))
+            assert await right(it, new, noise(CHUNK, 10 + number))
+        assert upstream.sent(blob) == sent
 
 
 async def test_a_tier_that_hangs(
