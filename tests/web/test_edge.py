@@ -217,8 +217,11 @@ async def test_a_taken_address_is_a_configuration_error(start: StartFace) -> Non
         await start(upstreams=upstreams)
 
 
-async def test_stop_lets_running_answers_finish(start: StartFace, heart: MemoryHeart) -> None:
+async def test_stop_lets_running_answers_finish(
+    start: StartFace, heart: MemoryHeart, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On stop no new connection is taken, and an answer under way is completed within the drain time."""
+    monkeypatch.setattr("registry_proxy.web.server._LAST_WORDS", 0.0)
     blob = memory_blob(bytes(5000), chunk=1000)
     heart.blobs["registry.test", "a", str(blob.digest)] = blob
     blob.faults.at_chunk, blob.faults.gate = 3, asyncio.Event()
