@@ -6,6 +6,7 @@ No program of theirs runs here: what can be checked without one is. `tests/inter
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,21 @@ def test_commands_are_those_of_the_readme(service: str) -> None:
     command = SERVICES[service]["command"]
     assert command in {line for page, line in commands() if page == "README.md"}
     app.parse_args(shlex.split(command)[1:])
+
+
+def test_the_image_has_all_of_the_program() -> None:
+    """What is copied into the image is all that an installation reads, and what it installs is all that lies in the package."""
+    copied = set(
+        re.findall(r"^COPY (.+) \S+$", COMPOSE["x-registry-proxy"]["build"]["dockerfile_inline"], re.MULTILINE)
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert copied == {f"pyproject.toml {project['project']['readme']}", "registry_proxy"}
+    files = [
+        path for path in (ROOT / "registry_proxy").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
+    data = {str(path.relative_to(ROOT / "registry_proxy")) for path in files if path.suffix != ".py"}
+    assert data == set(project["tool"]["setuptools"]["package-data"]["registry_proxy"])
+    assert all((path.parent / "__init__.py").is_file() for path in files if path.suffix == ".py")
 
 
 def test_services_find_each_other() -> None:
