@@ -1,6 +1,7 @@
 """The compose file, Prometheus's and Grafana's files: they load, what they name exists, and commands are those of the README.
 
-No program of theirs runs here: what can be checked without one is. `tests/interop/test_watching.py` has docker-compose and Prometheus.
+No program of theirs runs here: what can be checked without one is. In `tests/interop`, test_watching has docker-compose and
+Prometheus, and test_site runs the services.
 """
 
 import json

@@ -18,6 +18,7 @@ NEEDED = (
     "docker-registry",
     "docker.io",
     "fuse3",
+    "iproute2",
     "iptables",
     "netavark",
     "nginx-light",
