@@ -86,7 +86,7 @@ class Discovery:
         finally:
             theirs.cancel()
             await asyncio.gather(theirs, return_exceptions=True)
-        types = {each.get("artifactType") for each in found}
+        types = [each.get("artifactType") for each in found]  # whatever an upstream says there, perhaps no text
         return [*found, *(each for each in made if each.get("artifactType") not in types)]
 
     async def _upstreams_own(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Descriptors:

@@ -2,6 +2,8 @@
 (docs/architecture.md, "Facts")."""
 
 from collections.abc import Iterator
+from itertools import islice
+from typing import Final
 
 from registry_proxy.errors import DigestInvalid
 from registry_proxy.lazy import layers, soci
@@ -13,6 +15,13 @@ from registry_proxy.sources.base import BlobPlace
 from registry_proxy.tiers.records import Records
 from registry_proxy.tiers.schema import Hint, Sibling, Siblings, TocHint
 
+_MOST_BLOBS: Final = 1024
+"""Blobs of one manifest that are noted; about the others the upstream is asked. Images have some hundred layers at most, a manifest of
+4 MiB has room for forty thousand."""
+
+_MOST_SIBLINGS: Final = 256
+"""Layers of one image that are noted as belonging together: with each of them, all are written down."""
+
 
 class Hints:
     """Notes what the manifests of a repository claim."""
@@ -21,17 +30,18 @@ class Hints:
         self._records = records
 
     async def note(self, upstream: SourceHost, repository: Repository, manifest: Manifest) -> None:
-        """Record every blob that a manifest names."""
-        blobs = tuple(content.blobs(manifest))
+        """Record the blobs that a manifest names."""
+        blobs = tuple(islice(content.blobs(manifest), _MOST_BLOBS))
         config = blobs[:1] if manifest.config else ()
-        siblings = Siblings(tuple(Sibling(str(blob.digest), blob.size) for blob in blobs if blob not in config))
+        layers = tuple(Sibling(str(blob.digest), blob.size) for blob in blobs if blob not in config)
         for blob in blobs:
             key = self._records.digest_key(upstream, repository, blob.digest)
             if self._records.hints.peek(key) != Hint(blob.size):
                 await self._records.hints.put(key, Hint(blob.size))
                 await self._records.add_place(blob.digest, upstream, repository)
-            await self._records.siblings.put(key, siblings)
-        for digest, toc in _tocs(manifest):
+            if len(layers) <= _MOST_SIBLINGS:
+                await self._records.siblings.put(key, Siblings(layers))
+        for digest, toc in islice(_tocs(manifest), _MOST_BLOBS):
             await self._records.tocs.put(self._records.digest_key(upstream, repository, digest), toc)
 
     async def places(self, digest: Digest) -> tuple[BlobPlace, ...]:

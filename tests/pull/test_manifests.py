@@ -1,6 +1,7 @@
 """Manifests under freshness, over a fake upstream; the clock is passed in."""
 
 import asyncio
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -202,6 +203,21 @@ async def test_a_manifest_that_does_not_hash_to_its_digest_is_refused(bench: Ben
             await get(b, digest)
 
 
+async def test_a_manifest_of_a_thousand_layers_does_not_fill_the_disk(bench: Benches, upstream: FakeUpstream) -> None:
+    """What is noted of a manifest grows with what it says, and not with the square of that; blobs beyond a number are asked for."""
+    blobs = [str(number).encode() for number in range(3000)]
+    layers = [{"digest": str(upstream.add_blob(blob)), "size": len(blob)} for blob in blobs]
+    upstream.add_manifest(json.dumps({"schemaVersion": 2, "layers": layers}).encode(), tag="v1")
+    async with bench() as b:
+        await get(b)
+        volume = await b.instance.records._backing._run(b.instance.records._backing._file.volume)
+        assert volume is not None
+        assert volume < 8 << 20
+        assert await b.read(Digest.of(blobs[0])) == blobs[0]
+        assert await b.read(Digest.of(blobs[-1])) == blobs[-1]
+    assert len(upstream.asked("blob", "HEAD")) == 1
+
+
 async def test_many_clients_of_a_cold_tag_ask_once(bench: Benches, upstream: FakeUpstream) -> None:
     """A thousand nodes starting one image are one question."""
     upstream.add_image(tag="v1")
@@ -254,3 +270,11 @@ async def test_an_outage_does_not_look_like_no_referrers(bench: Benches, upstrea
     async with bench() as b:
         with pytest.raises(Trouble):
             await b.instance.discovery.referrers(HOST, Repository(REPOSITORY), subject)
+
+
+async def test_a_type_that_is_no_text_does_no_harm(bench: Benches, upstream: FakeUpstream) -> None:
+    """Descriptors are passed on as they are, whatever an upstream says in them."""
+    upstream.fail("referrers", 200, body=b'{"manifests": [{"artifactType": ["x"]}]}')
+    async with bench() as b:
+        found = await b.instance.discovery.referrers(HOST, Repository(REPOSITORY), Digest.of(b"subject"))
+    assert found == [{"artifactType": ["x"]}]
