@@ -37,6 +37,12 @@ _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _GZIP_LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 _LARGEST_CONFIG: Final = 8 << 20
 
+_MOST_IMAGES: Final = 64
+"""Images of one index: for each the upstream is asked."""
+
+_MOST_LAYERS: Final = 512
+"""Layers of one image: each is a job. No snapshotter mounts more."""
+
 _GROWTH: Final = 1.2
 """Bytes of a copy for each byte of its original, about."""
 
@@ -174,6 +180,10 @@ class LazyImages:
         if entries is None:
             return [original]
         digests = [Digest.parse(entry.digest) for entry in entries if self._is_wanted(entry)]
+        if len(digests) > _MOST_IMAGES:
+            raise ManifestUnknown(
+                f"{original.digest} names {len(digests)} images, at most {_MOST_IMAGES} are made lazy"
+            )
         return [await self._originals.get(home.upstream, home.repository, digest) for digest in digests]
 
     def _is_wanted(self, entry: Descriptor) -> bool:
@@ -186,6 +196,8 @@ class LazyImages:
         manifest = parse_manifest(original.body)
         if manifest.config is None or oci_type(manifest.config.media_type) != _CONFIG:
             return None, []
+        if len(manifest.layers) > _MOST_LAYERS:
+            raise ManifestUnknown(f"{original.digest} has {len(manifest.layers)} layers, more than {_MOST_LAYERS}")
         made: dict[str, MadeLayer] = {}
         missing: list[Job] = []
         for layer in manifest.layers:

@@ -390,6 +390,19 @@ async def test_a_layer_that_is_refused_is_told_once(bench: Benches, upstream: Fa
     assert upstream.sent(Digest.of(LAYER[:-100])) == len(LAYER) - 100
 
 
+async def test_an_index_of_thousands_asks_the_upstream_nothing(bench: Benches, upstream: FakeUpstream) -> None:
+    """Whoever pushes an index of countless images, or an image of countless layers, does not have all of them fetched and queued."""
+    entry = {"mediaType": OCI_MANIFEST, "size": 100, "platform": {"os": "linux", "architecture": "amd64"}}
+    entries = [entry | {"digest": str(Digest.of(str(number).encode()))} for number in range(2000)]
+    upstream.add_manifest(json.dumps({"schemaVersion": 2, "manifests": entries}).encode(), OCI_INDEX, tag="index")
+    upstream.add_image(layers=[str(number).encode() for number in range(600)], config=CONFIG, tag="image")
+    async with client(bench) as c:
+        for tag in ("index", "image"):
+            for suffix in ("soci", "esgz"):
+                assert (await c.get("manifests", f"{tag}-{suffix}")).status == 404
+    assert len(upstream.asked("manifest", "GET")) < 10
+
+
 async def test_eager_repositories_are_indexed_as_they_are_pulled(bench: Benches, upstream: FakeUpstream) -> None:
     """Where it is eager, a layer that was pulled and verified gets its zTOC without being asked for."""
     upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
