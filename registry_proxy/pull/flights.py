@@ -42,7 +42,7 @@ _LINGER = 2.0
 
 
 class BlobFlights:
-    """The wishes, flights and waiters of one blob. ``place``: where the next flight fetches it; those who opened it last may read there."""
+    """The wishes, flights and waiters of one blob. ``place``: where the next flight fetches it, which is where it was opened last."""
 
     def __init__(self, place: BlobPlace, grid: Grid, landing: BlobLanding, heart: Heart) -> None:
         self.place = place
@@ -62,7 +62,7 @@ class BlobFlights:
     # --- readers ---------------------------------------------------------------------------------------------------
 
     def join(self, wish: Wish) -> None:
-        """A reader comes; what it wants is planned for at once, and flights it shares become as urgent as it is."""
+        """A reader arrives: what it wants is planned for at once, and the flights that it shares become as urgent as it is."""
         self._wishes.append(wish)
         for flight in self._flights:
             if wish.touches(flight.next, flight.stop):
@@ -71,7 +71,7 @@ class BlobFlights:
         self.pump(wish)
 
     def leave(self, wish: Wish) -> None:
-        """A reader goes; flights that nobody else wants end at their next chunk, or at once if they still wait for a connection."""
+        """A reader leaves: flights that nobody else wants end at their next chunk, or at once if they still wait for a connection."""
         if wish in self._wishes:
             self._wishes.remove(wish)
         for flight in self._flights:
@@ -283,7 +283,7 @@ class BlobFlights:
         return True
 
     def needs(self, index: int) -> bool:
-        """True unless the chunk is stored or held. Who waits for a chunk has looked: beliefs of the store do not count then."""
+        """True unless the chunk is stored or held. Where somebody waits for it he has looked and found nothing, whatever the store believes."""
         return index in self._waiters or not (index in self._held or self._heart.store.has(self.place.digest, index))
 
     async def land(self, flight: Flight, index: int, data: bytearray) -> None:

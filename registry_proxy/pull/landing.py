@@ -31,7 +31,7 @@ _CATCH_UP = 2
 class BlobLanding:
     """Commits the chunks of one blob. ``verified``: the digest of all its bytes was right, and the hash of each chunk is known.
 
-    ``announce`` is told once that is so.
+    ``announce`` is called with the digest when that becomes so.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class BlobLanding:
     async def land(self, index: int, data: bytearray, room: Room | None, origin: str) -> Chunk:
         """Commit one chunk; returns it open. Without room, or where the store fails, it stays in memory only.
 
-        Raises ContentCorrupt (and drops the whole blob, or takes not this one chunk) if the bytes are not those of the digest.
+        Raises ContentCorrupt if the bytes are not those of the digest. The whole blob is dropped then; of one that was verified
+        before, only this chunk is refused.
         """
         async with self._lock:
             right = False
@@ -167,7 +168,7 @@ class BlobLanding:
         return True
 
     async def _hash(self, work: Callable[[], None]) -> None:
-        """Take the next chunk into the running hash; starts it anew if that is interrupted."""
+        """Take the next chunk into the running hash, which starts anew if that is interrupted."""
         try:
             await asyncio.to_thread(work)
         except BaseException:

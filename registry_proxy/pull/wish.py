@@ -16,7 +16,8 @@ class Wish:
 
     ``position``: the reader is done with so many of the first; ``cursor``: so many are present or under way;
     ``partial``: its client asked for ranges; ``lagging``: others do not wait for this reader any more; ``waiting``: the chunk that the
-    reader stands still for, or None; ``turn``: where a reader who does not read in order will jump, None for one who does.
+    reader stands still for, or None; ``turn``: the chunk before which a reader that does not read in order jumps next, None for one
+    that does.
     """
 
     def __init__(

@@ -6,10 +6,6 @@ A chunk stays readable until it is closed, whatever becomes of its file (an evic
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from registry_proxy.errors import StoreBroken, StoreFull
-
-__all__ = ["Chunk", "MemoryChunk", "StoreBroken", "StoreFull"]
-
 
 class Chunk(Protocol):
     """An open chunk. ``length``: its bytes; ``file``: an open file whose first ``length`` bytes are the chunk as it
