@@ -19,7 +19,7 @@ from registry_proxy.lazy.files import LayerFile, LayerIndex, regular_file
 from registry_proxy.lazy.layers import own_index
 from registry_proxy.lazy.ztoc.index import ZtocIndex
 from registry_proxy.lazy.ztoc.ztoc import parse
-from registry_proxy.oci.content import OCI_INDEX, OCI_MANIFEST
+from registry_proxy.oci.content import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from registry_proxy.oci.digest import Digest
 from registry_proxy.plan.chunks import Span
 from registry_proxy.pull import offers
@@ -312,6 +312,37 @@ async def test_a_repository_may_opt_out(bench: Benches, upstream: FakeUpstream) 
     async with client(bench, Lazy(smallest_layer=Size(0), wait=Seconds(60), rules=rules)) as c:
         assert (await c.get("manifests", "v1-esgz")).status == 404
         assert (await c.get("manifests", "v1-soci")).status == 200
+
+
+async def test_spans_are_as_large_as_a_rule_says(bench: Benches, upstream: FakeUpstream) -> None:
+    """Span size by repository: the index says it, and the zTOC has as many spans as that makes."""
+    layer_of_1_mib = gzip.compress(tar({"noise": random.Random(0).randbytes(1 << 20)}))
+    upstream.add_image(layers=[layer_of_1_mib], config=CONFIG, tag="v1")
+    rules = (LazyRule(images=("*/team/app",), span_size=Size(256 << 10)),)
+    async with client(bench, Lazy(smallest_layer=Size(0), wait=Seconds(60), rules=rules)) as c:
+        listed = await c.document("manifests", "v1-soci")
+        index = await c.document("manifests", listed["manifests"][-1]["digest"])
+        [layer] = index["layers"]
+        assert layer["annotations"]["com.amazon.soci.span-size"] == str(256 << 10)
+        assert 3 <= len(parse(await c.blob(layer["digest"])).digests) <= 5
+
+
+async def test_docker_images_get_indexes_too(bench: Benches, upstream: FakeUpstream) -> None:
+    """v1 refers to Docker's manifest by its own type; v2 makes an OCI image of it, of the same layers."""
+    document = json.loads(upstream.content[upstream.add_image(layers=[LAYER], config=CONFIG, tag=None)])
+    document["mediaType"] = DOCKER_MANIFEST
+    document["config"]["mediaType"] = "application/vnd.docker.container.image.v1+json"
+    document["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    body = json.dumps(document).encode()
+    image = upstream.add_manifest(body, DOCKER_MANIFEST, tag="v1")
+    async with client(bench) as c:
+        first, second = (await c.document("manifests", "v1-soci"))["manifests"]
+        assert (first["mediaType"], second["artifactType"]) == (OCI_MANIFEST, soci.INDEX_V2)
+        assert first["platform"] == second["platform"] == {"architecture": "amd64", "os": "linux"}
+        assert (await c.document("manifests", first["digest"]))["layers"][0]["digest"] == str(Digest.of(LAYER))
+        [v1] = (await c.document("referrers", image, f"&artifactType={soci.INDEX_V1}"))["manifests"]
+        index = await c.document("manifests", v1["digest"])
+        assert index["subject"] == {"mediaType": DOCKER_MANIFEST, "digest": str(image), "size": len(body)}
 
 
 async def test_suffixes_are_configurable(bench: Benches, upstream: FakeUpstream) -> None:
