@@ -71,7 +71,7 @@ def test_a_stock_image_starts_lazily_by_its_suffix(
 def test_converted_elsewhere(
     gitlab: Front, pushed: dict[str, Image], work: Path, figure: Callable[[str], None]
 ) -> None:
-    """Without an instance: the copy in a layout that skopeo reads, and in another registry from which it starts lazily by itself."""
+    """Without an instance: the copy in a layout that skopeo reads, and both forms in another registry from which they start lazily."""
     image, layout = pushed["py"], work / "layout"
     upstream = f"--upstream={SOURCE}={gitlab.url}"
     words = ("lazy", "convert", "--json", upstream, "--store", work / "store", "--listen", f"127.0.0.1:{free_port()}")
@@ -87,6 +87,10 @@ def test_converted_elsewhere(
         assert f"sha256:{hashlib.sha256((work / 'copy/manifest.json').read_bytes()).hexdigest()}" == made["digest"]
         with lazy_containerd(work / "node", SOURCE, other) as containerd:
             start_lazily(containerd, image, "latest-esgz")
+        registry_proxy_command(*words, "--format", "soci", "--to", f"http://{other}", image_name(image))
+        client = SociClient(other, image.repository)
+        layers = client.layers(client.tagged("latest-soci"), "v2")
+        assert b"Debian" in layers[0].read("usr/lib/os-release")
 
 
 def test_lazy_forms_are_images_for_everybody(gitlab: Front, pushed: dict[str, Image], work: Path) -> None:
