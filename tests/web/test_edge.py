@@ -5,6 +5,7 @@ import ssl
 
 import msgspec
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from registry_proxy.config import Upstream
@@ -221,8 +222,14 @@ async def test_stop_lets_running_answers_finish(
     start: StartFace, heart: MemoryHeart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On stop no new connection is taken, and an answer under way is completed within the drain time."""
-    monkeypatch.setattr("registry_proxy.web.server._LAST_WORDS", 0.0)
     blob = memory_blob(bytes(5000), chunk=1000)
+    cut = web.Server.shutdown
+
+    async def shutdown(self: web.Server, timeout: float) -> None:
+        assert blob.faults.gate.is_set(), "cut before its time is over"
+        await cut(self, timeout)
+
+    monkeypatch.setattr(web.Server, "shutdown", shutdown)
     heart.blobs["registry.test", "a", str(blob.digest)] = blob
     blob.faults.at_chunk, blob.faults.gate = 3, asyncio.Event()
     face = await start(drain=10)
@@ -234,6 +241,8 @@ async def test_stop_lets_running_answers_finish(
         await asyncio.sleep(0)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(*face.addresses[0])
+        for _ in range(20):  # as far as it gets without waiting
+            await asyncio.sleep(0)
         blob.faults.gate.set()
         answer = await wire.answer()
         assert (answer.body, answer.complete) == (bytes(5000), True)
