@@ -182,6 +182,10 @@ WRONG = [
     ("[upstream.'a.example']\nrepositories = ['/a']", "upstream.\"a.example\".repositories[0]: '/a' is not a pattern"),
     ("[upstream.'a.example']\nlisten = [':x']", "upstream.\"a.example\".listen[0]: ':x' is not an address"),
     (PASSING + "urls = ['https://a', 'https://b']", 'upstream."a.example".urls: one URL'),
+    (
+        PASSING + "urls = ['http://a.example']\nforward_proxy = 'http://squid:3128'",
+        'upstream."a.example".forward_proxy: what clients show',
+    ),
     (PASSING + "account = {username = 'u', password = 'p'}", 'upstream."a.example".account: a pass-through upstream'),
     (PASSING + "catalog = true", 'upstream."a.example".catalog: each user of a pass-through upstream'),
     (PASSING + "readers = {a = ['*']}", 'upstream."a.example".readers: these are the proxy\'s own users'),

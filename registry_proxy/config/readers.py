@@ -29,6 +29,8 @@ def _pass_through(upstream: Upstream) -> Iterator[tuple[str, str]]:
     """What goes to an upstream is its clients' own passwords and tokens: to one place, and nothing else is said in its name."""
     if len(upstream.urls) > 1:
         yield "urls", "one URL: what clients show to a pass-through upstream goes to no mirror"
+    if upstream.forward_proxy and any(url.startswith("http:") for url in upstream.urls):
+        yield "forward_proxy", "what clients show to a pass-through upstream goes through none without https"
     if upstream.account is not None:
         yield "account", "a pass-through upstream is shown what its clients come with, and no account"
     if upstream.catalog:
