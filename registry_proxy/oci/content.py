@@ -35,7 +35,7 @@ MAX_MANIFEST: Final = 4 << 20
 
 
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}\Z")
-BEYOND: Final = 1 << 63
+_BEYOND: Final = 1 << 63
 """Bytes that nothing has: a size from here on is nonsense."""
 
 
@@ -82,6 +82,11 @@ class HintedBlob(msgspec.Struct, frozen=True):
     size: int
 
 
+def is_possible(digest: Digest, size: int) -> bool:
+    """False for a size that nothing has, and for one of 0 unless the digest is that of nothing."""
+    return 0 <= size < _BEYOND and (size == 0) is digest.is_empty
+
+
 def media_type(text: str) -> str:
     """A media type without parameters (RFC 6838 §4.2); empty for anything else, which must not get into a header."""
     return text if _MEDIA_TYPE.match(text) else ""
@@ -96,11 +101,11 @@ def parse_manifest(body: bytes) -> Manifest:
 
 
 def blobs(manifest: Manifest) -> Iterator[HintedBlob]:
-    """The config and layers that a manifest names, in its order; entries with a malformed digest or size are left out."""
+    """The config and layers that a manifest names, in its order; entries with a malformed digest or an impossible size are left out."""
     for descriptor in (*((manifest.config,) if manifest.config else ()), *manifest.layers):
         try:
             digest = Digest.parse(descriptor.digest)
         except DigestInvalid:
             continue
-        if 0 <= descriptor.size < BEYOND:
+        if is_possible(digest, descriptor.size):
             yield HintedBlob(digest, descriptor.size)

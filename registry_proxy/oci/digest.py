@@ -9,6 +9,7 @@ import msgspec
 from registry_proxy.errors import DigestInvalid
 
 _HEX_LENGTH = {"sha256": 64, "sha512": 128}
+_EMPTY = {algorithm: hashlib.new(algorithm, usedforsecurity=False).hexdigest() for algorithm in _HEX_LENGTH}
 _HEX = re.compile(r"[0-9a-f]+\Z")
 
 
@@ -40,6 +41,11 @@ class Digest(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
     def of(cls, data: bytes, algorithm: str = "sha256") -> "Digest":
         """The digest of these bytes."""
         return cls(algorithm, hashlib.new(algorithm, data, usedforsecurity=False).hexdigest())
+
+    @property
+    def is_empty(self) -> bool:
+        """True if it is the digest of no bytes at all."""
+        return self.hex == _EMPTY[self.algorithm]
 
     def hasher(self) -> Hasher:
         """A fresh hash of this digest's algorithm."""

@@ -159,17 +159,24 @@ class Registry:
             return await response.read(_MAX_LIST)
 
     async def head_blob(self, repository: Repository, digest: Digest) -> int:
-        """Bytes of a blob; raises BlobUnknown. Where HEAD is refused or silent, one byte is asked for."""
+        """Bytes of a blob; raises BlobUnknown. Where HEAD is refused, silent or nonsense, one byte is asked for.
+
+        Some servers answer HEAD with a Content-Length of 0, and what is believed here is believed for ever.
+        """
         path = f"/v2/{repository}/blobs/{digest}"
         ask = Ask(path, BlobUnknown, "HEAD", repository, accept=frozenset({200}) | _HEAD_REFUSED, blob=True)
         async with self._client.ask(ask) as response:
-            if response.status == 200 and response.length is not None and response.media_type != "text/html":
-                return _believable(response, response.length)
+            length = response.length if response.status == 200 and response.media_type != "text/html" else None
+            if length is not None and content.is_possible(digest, length):
+                return length
         headers, accept = {"Range": "bytes=0-0"}, frozenset({200, 206, 416})
         async with self._client.ask(
             Ask(path, BlobUnknown, "GET", repository, headers=headers, accept=accept, blob=True)
         ) as response:
-            return _believable(response, _size_of_probe(response))
+            size = _size_of_probe(response)
+            if not content.is_possible(digest, size):
+                raise UpstreamBroken(f"{response.origin} says that a blob has {size} bytes")
+            return size
 
     def _manifest(self, method: str, repository: Repository, reference: Reference) -> Ask:
         path = f"/v2/{repository}/manifests/{reference}"
@@ -205,12 +212,6 @@ def _size_of_probe(response: Response) -> int:
         case 200 if response.length is not None and response.media_type != "text/html":
             return response.length
     raise UpstreamBroken(f"{response.origin} does not say how long a blob is")
-
-
-def _believable(response: Response, size: int) -> int:
-    if size >= content.BEYOND:
-        raise UpstreamBroken(f"{response.origin} says that a blob has {size} bytes")
-    return size
 
 
 def _said_digest(response: Response) -> Digest | None:

@@ -30,9 +30,9 @@ def test_an_image_manifest_names_its_blobs() -> None:
 def test_malformed_descriptors_are_no_hints() -> None:
     """A digest of an unknown algorithm or a negative size is left out; the others stay."""
     body = msgspec.json.encode(
-        {"layers": [{"digest": "md5:1", "size": 1}, {"digest": str(A), "size": -1}, {"digest": str(B), "size": 0}]}
+        {"layers": [{"digest": "md5:1", "size": 1}, {"digest": str(A), "size": -1}, {"digest": str(B), "size": 3}]}
     )
-    assert list(blobs(parse_manifest(body))) == [HintedBlob(B, 0)]
+    assert list(blobs(parse_manifest(body))) == [HintedBlob(B, 3)]
 
 
 @pytest.mark.parametrize("media_type", [OCI_INDEX, DOCKER_LIST])
@@ -55,6 +55,15 @@ def test_what_is_no_manifest(body: bytes) -> None:
     """HTML, other JSON and broken text are refused."""
     with pytest.raises(ManifestInvalid):
         parse_manifest(body)
+
+
+def test_what_cannot_be_is_no_hint() -> None:
+    """A size that no file can have, or none where the digest is not that of nothing, says nothing about a blob."""
+    some, none = str(Digest.of(b"some")), str(Digest.of(b""))
+    layers = [(some, -1), (some, 1 << 63), (some, 0), (none, 0), ("sha256:x", 4), (some, 4)]
+    body = {"layers": [{"digest": digest, "size": size} for digest, size in layers]}
+    named = [(str(blob.digest), blob.size) for blob in blobs(parse_manifest(msgspec.json.encode(body)))]
+    assert named == [(none, 0), (some, 4)]
 
 
 @given(

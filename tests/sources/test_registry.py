@@ -271,6 +271,18 @@ async def test_an_absurd_size_is_not_believed(head: bool) -> None:
             await Registry(client).head_blob(APP, digest)
 
 
+async def test_a_blob_is_not_empty_because_head_says_so() -> None:
+    """Some servers announce no bytes in answer to HEAD: only the digest of nothing is that of an empty blob."""
+    async with FakeUpstream() as upstream, client_for(upstream) as client:
+        digest = upstream.add_blob(b"x" * 12345)
+        upstream.fail("blob", 200, headers={"Content-Length": "0"}, times=1)
+        assert await Registry(client).head_blob(APP, digest) == 12345
+        upstream.ranges = False
+        upstream.fail("blob", 200, headers={"Content-Length": "0"}, times=2)
+        with pytest.raises(UpstreamBroken, match="0 bytes"):
+            await Registry(client).head_blob(APP, digest)
+
+
 async def test_unknown_blob() -> None:
     """A blob the repository has not got is unknown."""
     async with FakeUpstream() as upstream, client_for(upstream) as client:
