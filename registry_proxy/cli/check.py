@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from registry_proxy.cli.findings import Probed, SourceFound, StoreFound, TierFound
 from registry_proxy.cli.options import NO_FLAGS, Json, Setup, image_name
-from registry_proxy.cli.output import counted, print_json, print_table
+from registry_proxy.cli.output import counted, print_json, print_table, waiting
 from registry_proxy.config import Config, Logging
 from registry_proxy.config.units import size_text
 from registry_proxy.config.users import with_users
@@ -54,9 +54,10 @@ def check(
     store = look_at_store(config, Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     advice = list(warnings(config, store))
     logs.configure(Logging(level="error"))  # a retry is no news here
-    probes = asyncio.run(probe_all(config, images))
-    tiers = asyncio.run(look_at_tiers(config))
-    sources = asyncio.run(look_at_sources(config))
+    with waiting(f"trying {counted(len(config.upstreams), 'upstream')}; one that is silent takes its time"):
+        probes = asyncio.run(probe_all(config, images))
+        tiers = asyncio.run(look_at_tiers(config))
+        sources = asyncio.run(look_at_sources(config))
     good = store.error is None and not any(one.error for one in probes)
     if json:
         found = {

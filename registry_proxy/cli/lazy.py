@@ -15,11 +15,12 @@ from registry_proxy.cli.cached import CachedLayer, Share, cached_layer
 from registry_proxy.cli.http import Instance
 from registry_proxy.cli.making import cancel, convert, status
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, image_name
-from registry_proxy.cli.output import print_json
+from registry_proxy.cli.output import print_json, waiting
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.remote import LayerUnreadable, RemoteImage, indexed
 from registry_proxy.cli.warm import through_instance
 from registry_proxy.errors import ConfigInvalid
+from registry_proxy.oci.names import ImageName
 
 if TYPE_CHECKING:  # the formats are imported when a verb runs
     from registry_proxy.lazy.files import LayerIndex
@@ -68,11 +69,12 @@ def ls(
     store = config.store.path if server is None or setup.store or setup.config else None
 
     def work(instance: Instance) -> "list[tuple[LayerIndex, CachedLayer | None]]":
-        remote = RemoteImage.find(instance, name, wanted, ztocs)
-        cached = [
-            cached_layer(store, layer) if store else None for layer in remote.layers
-        ]  # before anything is fetched
-        return [(remote.open(layer).index, here) for layer, here in zip(remote.layers, cached, strict=True)]
+        with waiting(_indexing(name)):
+            remote = RemoteImage.find(instance, name, wanted, ztocs)
+            cached = [
+                cached_layer(store, layer) if store else None for layer in remote.layers
+            ]  # before anything is fetched
+            return [(remote.open(layer).index, here) for layer, here in zip(remote.layers, cached, strict=True)]
 
     found = asyncio.run(through_instance(config, server, work, ca))
     rows = [_row(path, place, *found[place.layer]) for path, place in sorted(merged(x for x, _ in found).items())]
@@ -107,8 +109,9 @@ def cat(
     _check_directory(ztocs)
 
     def work(instance: Instance) -> None:
-        remote = RemoteImage.find(instance, name, wanted, ztocs)
-        layers = [remote.open(layer) for layer in remote.layers]
+        with waiting(_indexing(name)):
+            remote = RemoteImage.find(instance, name, wanted, ztocs)
+            layers = [remote.open(layer) for layer in remote.layers]
         place = find(merged(layer.index for layer in layers), path)
         layer = layers[place.layer]
         for piece in layer.index.content(regular_file(layer.index, place.file.path), layer.read):
@@ -159,6 +162,10 @@ def _row(path: str, place: "Place", index: "LayerIndex", here: CachedLayer | Non
 
 def _state(row: _Row) -> str:
     return row.cached or ("?" if row.kind in ("reg", "hardlink") else "-")
+
+
+def _indexing(name: ImageName) -> str:
+    return f"looking into the layers of {name}"
 
 
 def _check_directory(ztocs: Path | None) -> None:

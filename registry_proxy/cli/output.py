@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -23,6 +24,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def waiting(text: str) -> AbstractContextManager[object]:
+    """Says what is being waited for while the block runs: on standard error, if that is a terminal."""
+    return Console(stderr=True).status(text) if sys.stderr.isatty() else nullcontext()
 
 
 def print_outcome(image: str, done: str, seconds: float, error: str | None) -> None:

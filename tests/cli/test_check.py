@@ -104,6 +104,22 @@ def test_the_verdict_is_the_exit_code(tmp_path: Path, unused_tcp_port: int, caps
     assert found["upstreams"][0]["upstream"] == NAME
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_person_is_told_what_is_waited_for(
+    terminal: bool,
+    tmp_path: Path,
+    unused_tcp_port: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal shows that something is going on, which may take 20 s; a log of errors has none of it."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    file = tmp_path / "proxy.toml"
+    file.write_text("default_upstreams = false\n")
+    assert main.run(["check", "--config", str(file), "--upstream", f"{NAME}=http://127.0.0.1:{unused_tcp_port}"]) == 1
+    assert ("trying 1 upstream" in capsys.readouterr().err) == terminal
+
+
 def test_an_image_of_an_unknown_upstream_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """--image must belong to a configured upstream."""
     assert main.run(["check", "--image", "nowhere.example/a/b"]) == 2

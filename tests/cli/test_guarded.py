@@ -64,4 +64,4 @@ async def test_what_everybody_gets_there(
         async with benches(tmp_path / "store", upstream)(listen=True, **settings(upstream, access)) as b:
             assert await run(b, "warm", tmp_path / "tree") == 0
             assert await run(b, "publish", tmp_path / "tree") == 1
-    assert "is not for everybody" in capsys.readouterr().out
+    assert "is not for everybody" in capsys.readouterr().err
