@@ -7,7 +7,15 @@ from typing import Any, Final
 import msgspec
 
 from registry_proxy.config import Policy, Upstream
-from registry_proxy.errors import CatalogDisabled, ManifestUnknown, NameUnknown, Offline, Trouble, UpstreamBroken
+from registry_proxy.errors import (
+    CatalogDisabled,
+    ManifestUnknown,
+    NameUnknown,
+    NotSoon,
+    Offline,
+    Trouble,
+    UpstreamBroken,
+)
 from registry_proxy.oci.digest import Digest
 from registry_proxy.oci.foreign import Unreadable, decode
 from registry_proxy.oci.names import Repository, SourceHost, Tag
@@ -70,23 +78,24 @@ class Discovery:
         """Descriptors of the manifests that refer to this one, those of the proxy's own making last; raises Denied or Trouble.
 
         ``artifact_type``: the one that matters; others may be among them. An upstream's own referrer of such a type wins, if it is
-        known soon: who asks for a type that the proxy has made is not kept waiting by an upstream in trouble.
+        known soon: who asks for a type that the proxy has made is not kept waiting by an upstream in trouble. Raises NotSoon while
+        the proxy is making what is wanted.
         """
         theirs = asyncio.create_task(self._upstreams_own(upstream, repository, digest))
+        late: NotSoon | None = None
+        made: Descriptors = []
         try:
-            made = await self._own(upstream, repository, digest, artifact_type)
-            is_enough = artifact_type is not None and any(each.get("artifactType") == artifact_type for each in made)
             try:
-                async with asyncio.timeout(_SOON if is_enough else None):
-                    found = await theirs
-            except (Trouble, TimeoutError):
-                if not is_enough:
-                    raise
-                found = []
+                made = await self._own(upstream, repository, digest, artifact_type)
+            except NotSoon as error:
+                late = error
+            found = await (_soon(theirs) if _has(made, artifact_type) else theirs)
         finally:
             theirs.cancel()
             await asyncio.gather(theirs, return_exceptions=True)
-        types = [each.get("artifactType") for each in found]  # whatever an upstream says there, perhaps no text
+        if late is not None and not _has(found, artifact_type):
+            raise late
+        types = {each.get("artifactType") for each in found}
         return [*found, *(each for each in made if each.get("artifactType") not in types)]
 
     async def _upstreams_own(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Descriptors:
@@ -108,6 +117,19 @@ class Discovery:
     def _not_offline(self) -> None:
         if self._policy.offline:
             raise Offline("the proxy is offline, and lists are not kept")
+
+
+async def _soon(theirs: Awaitable[Descriptors]) -> Descriptors:
+    """What an upstream has, if it says so soon; nothing otherwise."""
+    try:
+        async with asyncio.timeout(_SOON):
+            return await theirs
+    except (Trouble, TimeoutError):
+        return []
+
+
+def _has(found: Descriptors, artifact_type: str | None) -> bool:
+    return artifact_type is not None and any(each.get("artifactType") == artifact_type for each in found)
 
 
 def _descriptors(body: bytes, upstream: SourceHost) -> list[dict[str, Any]]:

@@ -33,6 +33,9 @@ _log = structlog.get_logger()
 _SOON: Final = 2.0
 """Seconds that an answer with referrers may wait for one that is being made: SOCI waits three for headers."""
 
+_AGAIN: Final = 1.0
+"""Seconds until SOCI asks again for an index that is being made: it does so eight times, which is some 25 seconds."""
+
 _PATIENCE: Final = 5.0
 """Seconds that an upstream has to say that it has a tag with a suffix itself, where there is a lazy form that could be served."""
 
@@ -125,7 +128,11 @@ class Offers:
     async def referrers(
         self, upstream: SourceHost, repository: Repository, digest: Digest, artifact_type: str | None
     ) -> list[dict[str, Any]]:
-        """The SOCI index of an image manifest, if it is ready, or soon after it was asked for by its type. Never raises Trouble."""
+        """The SOCI index of an image manifest, if it is ready. Never raises Trouble.
+
+        Who asks for it by its type waits a little, and, where one is to wait, gets NotSoon while it is being made: the snapshotter comes
+        back eight times, but takes an empty list for good.
+        """
         home = self._home(upstream, repository)
         if artifact_type not in (None, soci.INDEX_V1) or home.terms.soci == "off":
             return []
@@ -133,8 +140,13 @@ class Offers:
             original = await self._originals.get(upstream, repository, digest)
             found = await self._images.referrer(home, original)
             if isinstance(found, Unfinished) and artifact_type is not None:
-                await self._made(found.jobs, min(_SOON, self._settings.wait))
+                entries = await self._made(found.jobs, min(_SOON, self._settings.wait))
                 found = await self._images.referrer(home, original)
+                in_hand = isinstance(found, Unfinished) and not all(entry.over.is_set() for entry in entries)
+                if in_hand and home.terms.unready == "wait":
+                    raise NotSoon("the SOCI index of this image is being made", _AGAIN)
+        except NotSoon:
+            raise
         except RegistryProxyError as error:
             _log.debug("lazy.no_referrer", digest=str(digest), error=str(error))
             return []

@@ -149,6 +149,34 @@ async def test_referrers_without_an_index_are_the_upstreams(bench: Benches, upst
         assert answer.status == 502
 
 
+@pytest.mark.parametrize(("unready", "status"), [("wait", 503), ("not-found", 200), ("original", 200)])
+async def test_an_index_that_is_being_made(
+    bench: Benches,
+    upstream: FakeUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    unready: Literal["wait", "not-found", "original"],
+    status: int,
+) -> None:
+    """SOCI takes an empty list for good, so it is asked to come back; whoever asks for all referrers, or is not to wait, is not."""
+    monkeypatch.setattr(offers, "_SOON", 0.05)
+    image = upstream.add_image(layers=[LAYER], config=CONFIG, tag="v1")
+    v1 = f"&artifactType={soci.INDEX_V1}"
+    async with client(bench, Lazy(unready=unready, smallest_layer=Size(0))) as c:
+        await c.get("manifests", "v1")
+        held = upstream.hold("blob")
+        answer = await c.get("referrers", image, v1)
+        assert answer.status == status
+        if status == 503:
+            assert answer.headers["Retry-After"] == "1"
+        assert (await c.document("referrers", image))["manifests"] == []
+        theirs = upstream.add_image(subject=image, artifact_type=soci.INDEX_V1, tag=None)
+        [entry] = (await c.document("referrers", image, v1))["manifests"]
+        assert entry["digest"] == str(theirs)  # theirs wins, and nobody waits for ours
+        held.set()
+        upstream.heal()
+        await until_made(c)
+
+
 @pytest.mark.parametrize("trouble", ["fails", "hangs", "is not asked"])
 async def test_an_index_that_is_ready_needs_no_upstream(
     bench: Benches, upstream: FakeUpstream, reference_image: str, trouble: str

@@ -120,7 +120,7 @@ def test_every_file_by_the_soci_index(
         front(proxy.address, work) as tap,
     ):
         client = SociClient(tap.address, f"{SOURCE}/{image.repository}")
-        if version == "v1":  # who asks for referrers does not wait until they are made
+        if version == "v1":  # who asks for referrers does not wait for long
             registry_proxy_command("lazy", "convert", "--server", proxy.url, "--format", "soci", image_name(image))
         layers = client.layers(client.tagged("latest-soci") if version == "v2" else image.manifest_digest, version)
         assert [each.digest for each in layers] == [each["digest"] for each in oci.manifest(image.layout)["layers"]]
