@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Final, Literal
 
-import msgspec
-
 from registry_proxy.cli.http import Instance, InstanceRefused
 from registry_proxy.cli.platforms import Wanted
 from registry_proxy.cli.warming import NothingForPlatform, Watcher, image_path, manifests_of
@@ -22,7 +20,6 @@ _GAVE_UP: Final = ("failed", "cancelled")
 _UNREADY: Final = (404, 503)
 _LOOK: Final = 0.5
 _PAUSE: Final = 1.0
-_LIMIT: Final = 16 << 20
 
 
 class ConversionFailed(RegistryProxyError):
@@ -31,11 +28,10 @@ class ConversionFailed(RegistryProxyError):
 
 def lazy_stats(instance: Instance) -> dict[str, Any]:
     """What an instance says of its lazy images: ``jobs`` and figures."""
-    body = instance.get("/stats", {}, _LIMIT)
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])["lazy"]  # type: ignore[no-any-return]
-    except (msgspec.DecodeError, KeyError) as error:
-        raise InstanceRefused(f"{instance.url}/stats: not an instance of this program: {error}") from error
+        return instance.figures()["lazy"]  # type: ignore[no-any-return]
+    except KeyError:
+        raise InstanceRefused(f"{instance.url}/stats: nothing about lazy images: another version") from None
 
 
 class Conversion:

@@ -12,15 +12,20 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from registry_proxy.errors import ConfigInvalid, RegistryProxyError
+from registry_proxy.oci.foreign import Unreadable, decode
 
 BLOCK: Final = 1 << 20
 """Bytes of a body held in memory at once."""
 
 _LOGIN: Final = "; commands log in nowhere: have a client pull it that does (docs/access.md, 'Commands')"
+_FIGURES: Final = 64 << 20
+"""Bytes of figures."""
+
+_UNKNOWN: Final = 404
 _BUSY: Final = (429, 503)
 _ATTEMPTS: Final = 6
 _LONGEST_WAIT: Final = 60.0
@@ -65,6 +70,17 @@ class Instance:
         body = bytearray()
         self.drain(path, headers, body.extend, limit)
         return bytes(body)
+
+    def figures(self) -> dict[str, Any]:
+        """What the instance says of itself; raises InstanceUnreachable or, of another program, InstanceRefused."""
+        try:
+            return decode(self.get("/stats", {}, _FIGURES), dict[str, Any])
+        except Unreadable as error:
+            raise InstanceRefused(f"{self.url}/stats: not an instance of this program: {error}") from error
+        except InstanceRefused as refusal:
+            if refusal.status != _UNKNOWN:
+                raise
+            raise InstanceRefused(f"{self.url}/stats: not an instance of this program: 404") from None
 
     def ask(self, path: str, headers: dict[str, str], limit: int) -> bytes:
         """As ``get``, but asked for once: a busy instance refuses, and says so by the status."""

@@ -75,10 +75,10 @@ def _fail(message: str, code: int) -> int:
 
 def _usage(error: CycloptsError) -> str:
     """What is wrong with the words of the command line, and where the right ones are."""
-    verb = " ".join(["registry-proxy", *(error.command_chain or ())])
+    verb = " ".join(error.command_chain or ())
     extra = error.unused_tokens if type(error) is UnusedCliTokensError else None
-    wrong = f"{verb} does not take {' '.join(extra)!r}." if extra else str(error)
-    return f"{wrong} (see {verb} --help)"
+    wrong = f"{verb} does not take {' '.join(extra)!r}" if extra else str(error).rstrip(".")
+    return f"{wrong} (see {f'registry-proxy {verb}'.rstrip()} --help)"
 
 
 def _told(error: BaseException) -> str:

@@ -174,15 +174,11 @@ def _tags(instance: Instance, pattern: Pattern) -> Iterator[str]:
 
 def chunk_size_of(instance: Instance) -> int:
     """Bytes of the instance's chunks; raises InstanceRefused if it does not say."""
-    try:
-        return msgspec.json.decode(instance.get("/stats", {}, _LIMIT), type=_Figures).chunk_size
-    except msgspec.DecodeError as error:
-        raise InstanceRefused(f"{instance.url}/stats: {error}") from error
+    size = instance.figures().get("chunk_size")
+    if not isinstance(size, int):
+        raise InstanceRefused(f"{instance.url}/stats: no chunk size: another version")
+    return size
 
 
 class _TagList(msgspec.Struct):
     tags: tuple[str, ...] | None = None
-
-
-class _Figures(msgspec.Struct):
-    chunk_size: int

@@ -3,15 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-import msgspec
-
-from registry_proxy.cli.http import Instance, InstanceRefused
+from registry_proxy.cli.http import Instance
 from registry_proxy.cli.options import NO_FLAGS, Ca, Json, Server, Setup, server_url
 from registry_proxy.cli.output import print_json, print_table
 from registry_proxy.config.units import size_text
-
-_LIMIT = 16 << 20
-"""Bytes of a /stats answer."""
 
 _ASKED: Final = {
     "name": "name", "state": "state", "hit": "hits", "miss": "misses", "failure": "failures", "bytes": "bytes", "seconds": "time",
@@ -36,11 +31,7 @@ def stats(*, server: Server = None, ca: Ca = None, json: Json = False, setup: Se
     - `registry-proxy stats --server http://cache.example:5000 --json`
     """
     instance = Instance(server_url(server, setup.load()), timeout=10.0, ca=ca)
-    body = instance.get("/stats", {}, _LIMIT)
-    try:
-        figures = msgspec.json.decode(body, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise InstanceRefused(f"{instance.url}/stats: not an instance of this program: {error}") from error
+    figures = instance.figures()
     if json:
         print_json(figures)
     else:

@@ -27,7 +27,7 @@ class Address:
             return cls("", 0, _socket_path(text.removeprefix("unix:")))
         match = _ADDRESS.match(text)
         if match is None or int(match[2]) > 65535:
-            raise ValueError(f'{text!r} is not an address such as "127.0.0.1:5000"')
+            raise ValueError(f'{text!r} is not an address such as "127.0.0.1:5000" or ":5000"')
         if match[1].startswith("["):
             return cls(str(ipaddress.IPv6Address(match[1][1:-1])), int(match[2]))
         return cls(source_host(match[1]) if match[1] else "", int(match[2]))

@@ -239,7 +239,7 @@ def _listeners(config: Config) -> Iterator[Problem]:
 def _addresses(listen: Iterable[str]) -> Iterator[Problem]:
     for index, address in enumerate(listen):
         if not _is_address(address):
-            yield f"listen[{index}]", f'{address!r} is not an address such as "127.0.0.1:5000"'
+            yield f"listen[{index}]", f'{address!r} is not an address such as "127.0.0.1:5000" or ":5000"'
 
 
 def _is_address(text: str) -> bool:

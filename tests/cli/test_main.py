@@ -43,8 +43,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tokens: list[str], capsys: pyte
 @pytest.mark.parametrize(
     ("tokens", "line"),
     [
-        (["serve", "word"], "registry-proxy serve does not take 'word'. (see registry-proxy serve --help)"),
-        (["lazy", "ls"], 'Command "lazy ls" parameter IMAGE requires an argument. (see registry-proxy lazy ls --help)'),
+        (["serve", "word"], "registry-proxy: serve does not take 'word' (see registry-proxy serve --help)"),
+        (["lazy", "ls"], 'Command "lazy ls" parameter IMAGE requires an argument (see registry-proxy lazy ls --help)'),
         (["sreve"], "(see registry-proxy --help)"),
     ],
 )

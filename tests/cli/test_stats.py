@@ -103,12 +103,20 @@ def test_rows() -> None:
     }
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]"])
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"[" * 100_000])
 def test_another_program_at_that_address_is_told(
     body: bytes, fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is no figures of ours is a failure in one line."""
     fake.put("/stats", Canned(body))
+    assert main.run(["stats", "--server", server]) == 1
+    assert "not an instance of this program" in capsys.readouterr().err
+
+
+def test_a_registry_at_that_address_is_told(
+    fake: FakeInstance, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has no figures at all is none of ours either."""
     assert main.run(["stats", "--server", server]) == 1
     assert "not an instance of this program" in capsys.readouterr().err
 
