@@ -82,15 +82,15 @@ class Proofs:
 
     async def _ask(self, place: BlobPlace) -> int:
         size = await self._registries[place.upstream].head_blob(place.repository, place.digest)
-        await self.proved(place, size)
+        await self.proved(place, size, told=True)
         return size
 
-    async def proved(self, place: BlobPlace, size: int) -> None:
-        """The repository itself has said that it has this blob."""
+    async def proved(self, place: BlobPlace, size: int, *, told: bool) -> None:
+        """The repository itself has said that it has this blob. ``told``: and how long it is; if not, a lie about that stays its own."""
         await self._records.facts.put(
             self._records.digest_key(place.upstream, place.repository, place.digest), Fact(size)
         )
-        if self._anonymous(place) and self._for_everybody(place.upstream):
+        if told and self._anonymous(place) and self._for_everybody(place.upstream):
             await self._records.public.put(str(place.digest), Public(size, place.upstream))
 
     async def contested(self, place: BlobPlace) -> None:

@@ -1,5 +1,6 @@
 """Blobs: from where one lives to something that can be read."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -49,8 +50,9 @@ class Doorkeeper(Protocol):
         ``certain``: ask the upstream rather than believe a manifest. Raises BlobUnknown, Denied or Trouble.
         """
 
-    async def proved(self, place: BlobPlace, size: int) -> None:
-        """The repository itself has just begun to send this blob."""
+    async def proved(self, place: BlobPlace, size: int, *, told: bool) -> None:
+        """The repository itself has just begun to send this blob. ``told``: and has said that it has so many bytes; if not, that is still
+        what its manifest claims."""
 
     async def contested(self, place: BlobPlace) -> None:
         """The size of this blob, as it was proved, is not what its repository sends: believe it no longer."""
@@ -161,6 +163,7 @@ class Blobs:
         self._open: OrderedDict[BlobPlace, OpenBlob] = OrderedDict()
         self._flights: WeakValueDictionary[tuple[Digest, int], BlobFlights] = WeakValueDictionary()
         self._background = Background("blobs.background_failed")
+        self._noting = asyncio.Lock()  # what is contested has perhaps just been proved: one after the other
         self._listeners: list[Callable[[Digest], None]] = []
         self._heart = Heart(
             store=store,
@@ -170,7 +173,7 @@ class Blobs:
             orphans=Orphans(policy.orphan_budget),
             flying=set(),
             aside=self._aside if tiers else None,
-            delivered=lambda place, size: self._background.start(self._proved(place, size)),
+            delivered=lambda place, size, told: self._background.start(self._proved(place, size, told=told)),
             contested=lambda place: self._background.start(self._contested(place)),
             learned_rangeless=lambda place: self._background.start(self._start_siblings(place)),
         )
@@ -286,18 +289,20 @@ class Blobs:
     async def _aside(self, place: BlobPlace, size: int) -> TierBlob | None:
         return await self._tiers.find(place.digest, size) if await self._doorkeeper.may_share(place) else None
 
-    async def _proved(self, place: BlobPlace, size: int) -> None:
-        await self._doorkeeper.proved(place, size)
-        await self._records.add_place(place.digest, place.upstream, place.repository)
-        flights = self._flights.get((place.digest, size))
-        if flights is not None and place not in self._open:
-            self._remember(OpenBlob(place, size, flights, self._store, self._policy.read_ahead))
+    async def _proved(self, place: BlobPlace, size: int, *, told: bool) -> None:
+        async with self._noting:
+            await self._doorkeeper.proved(place, size, told=told)
+            await self._records.add_place(place.digest, place.upstream, place.repository)
+            flights = self._flights.get((place.digest, size))
+            if flights is not None and place not in self._open:
+                self._remember(OpenBlob(place, size, flights, self._store, self._policy.read_ahead))
 
     async def _contested(self, place: BlobPlace) -> None:
         """Whoever comes next asks anew how large this blob is; a size that was wrong once must not be believed for ever."""
-        for known in [known for known in self._open if known.digest == place.digest]:
-            del self._open[known]
-        await self._doorkeeper.contested(place)
+        async with self._noting:
+            for known in [known for known in self._open if known.digest == place.digest]:
+                del self._open[known]
+            await self._doorkeeper.contested(place)
 
     async def _start_siblings(self, place: BlobPlace) -> None:
         """A lazy client reads the end of every layer: on a range-less upstream their downloads have to start now.

@@ -24,6 +24,7 @@ from registry_proxy.errors import (
     Denied,
     Offline,
     RegistryProxyError,
+    SizeContested,
     Trouble,
     UpstreamBusy,
 )
@@ -129,6 +130,8 @@ class Flight:
         """Seconds until the rest is asked for again; None if it is not, and whoever waits is told."""
         if not self.started or failures > len(_PAUSES) or not self._landing.goes_on(self):
             return None
+        if isinstance(trouble, SizeContested):
+            return None  # the same would come again
         wanted = trouble.retry_after if isinstance(trouble, UpstreamBusy) else 0.0
         return max(_PAUSES[failures - 1], wanted) if wanted <= MAX_RETRY_AFTER else None
 

@@ -267,7 +267,7 @@ class BlobFlights:
     def learned(self, flight: Flight, delivery: Delivery) -> bool:
         """Note whether the source has ranges. Of several range-less answers only the first goes on."""
         if delivery.proves:
-            self._heart.delivered(flight.place, delivery.total)
+            self._heart.delivered(flight.place, self.grid.size, delivery.total is not None)
         self._ranged = delivery.ranged
         self._heart.waits[self.place.upstream].note(delivery.waited)
         if delivery.ranged:

@@ -33,7 +33,7 @@ class Heart:
     orphans: Orphans
     flying: set[Flying]  # keeps those with running flights alive
     aside: Callable[[BlobPlace, int], Awaitable[TierBlob | None]] | None
-    delivered: Callable[[BlobPlace, int], None]
+    delivered: Callable[[BlobPlace, int, bool], None]
     contested: Callable[[BlobPlace], None]
     learned_rangeless: Callable[[BlobPlace], None]
     waits: defaultdict[SourceHost, Waits] = field(default_factory=lambda: defaultdict(Waits))

@@ -62,9 +62,9 @@ class ShelfDoor:
         size = self._shelf.size_at(place.upstream, place.repository, place.digest)
         return (size, True) if size is not None else await self._door.admit(place, certain=certain)
 
-    async def proved(self, place: BlobPlace, size: int) -> None:
+    async def proved(self, place: BlobPlace, size: int, *, told: bool) -> None:
         """See ``Doorkeeper``."""
-        await self._door.proved(place, size)
+        await self._door.proved(place, size, told=told)
 
     async def contested(self, place: BlobPlace) -> None:
         """See ``Doorkeeper``."""

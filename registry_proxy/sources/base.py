@@ -56,12 +56,12 @@ class BlobPlace(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
 
 
 class Delivery(Protocol):
-    """Bytes under way. ``span``: what is coming; ``total``: bytes of the whole blob; ``origin``: the final host that
+    """Bytes under way. ``span``: what is coming; ``total``: bytes of the whole blob, None if the answer does not say; ``origin``: the final host that
     sends them; ``proves``: the repository itself sends them, which makes it a fact that it has the blob; ``waited``: seconds from
     the request to the answer's headers, 0 where requests overlap anyway."""
 
     span: Span
-    total: int
+    total: int | None
     origin: str
     ranged: bool
     proves: bool

@@ -175,7 +175,7 @@ class ParentDelivery:
 
     def __init__(self, span: Span, total: int, grid: Grid, fetch: Callable[[int], Coroutine[Any, Any, bytes]]) -> None:
         self.span = span
-        self.total = total
+        self.total: int | None = total
         self._fetch = fetch
         self._indexes = iter(grid.touched(span))
         self._under_way: deque[asyncio.Task[bytes]] = deque()

@@ -89,10 +89,10 @@ class UpstreamSource:
             raise SizeContested(f"{response.origin} has no {span} of a blob of {size} bytes")
         if response.status != 200:
             raise UpstreamBroken(f"{response.origin} answers {response.status} to {span} of a blob of {size} bytes")
-        total = _check_whole(response, size)
-        if span is not None and len(span) < total:
+        whole = Span(0, _check_whole(response, size))
+        if span is not None and len(span) < len(whole):
             self._rangeless.ignored_range(place.upstream, response.origin)
-        return UpstreamDelivery(response, Span(0, total), total, ranged=False, received=received)
+        return UpstreamDelivery(response, whole, response.length, ranged=False, received=received)
 
 
 def _check_part(response: Response, span: Span, size: int | None) -> tuple[Span, int]:

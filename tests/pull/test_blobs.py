@@ -1,6 +1,7 @@
 """Blobs through flights, over a real store and a fake upstream."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -14,7 +15,7 @@ from registry_proxy.oci.names import Tag
 from registry_proxy.plan import readahead
 from registry_proxy.plan.chunks import Span
 from registry_proxy.plan.ranges import Part
-from tests.fakes.faults import Cut, Garbled, Gate
+from tests.fakes.faults import Chunked, Cut, Garbled, Gate
 from tests.fakes.instance import CHUNK, HOST, Benches, noise
 from tests.fakes.upstream import FakeUpstream
 
@@ -297,3 +298,23 @@ async def test_chunks_that_vanish_from_the_disk_are_fetched_again(
         await asyncio.to_thread(shutil.rmtree, tmp_path / "store" / "chunks")
         assert await b.read(digest, Span(2 * CHUNK, 4 * CHUNK)) == data[2 * CHUNK : 4 * CHUNK]
     assert upstream.sent(digest) <= 8 * CHUNK
+
+
+async def test_a_lie_about_a_size_is_never_proved_by_an_answer_that_says_none(
+    bench: Benches, upstream: FakeUpstream
+) -> None:
+    """A body of unknown length proves no size: what a manifest claims of it does not become what other repositories are told."""
+    upstream.ranges = False
+    upstream.spoil(Chunked())
+    data = noise(6 * CHUNK)
+    digest = upstream.add_blob(data)
+    upstream.add_blob(data, repository="other/app")
+    layers = [{"digest": str(digest), "size": 5 * CHUNK}]
+    upstream.add_manifest(json.dumps({"schemaVersion": 2, "layers": layers}).encode(), tag="v1")
+    async with bench() as b:
+        await b.instance.manifests.get(HOST, b.place(digest).repository, Tag("v1"))
+        assert await b.read(digest, Span(0, 10)) == data[:10]
+        while b.instance.blobs._heart.flying:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert (await b.instance.blobs.open(b.place(digest, "other/app"))).size == len(data)
+        assert await b.read(digest) == data

@@ -102,7 +102,7 @@ class Anybody:
         """Every blob has the same size."""
         return self._size, True
 
-    async def proved(self, place: BlobPlace, size: int) -> None:
+    async def proved(self, place: BlobPlace, size: int, *, told: bool) -> None:
         """Nothing is remembered."""
 
     async def contested(self, place: BlobPlace) -> None:

@@ -52,7 +52,7 @@ class CvmfsDelivery:
         delivered: Callable[[int], None],
     ) -> None:
         self.span = span
-        self.total = found.entry.size
+        self.total: int | None = found.entry.size
         self.origin = ""
         self._found = found
         self._urgency = urgency
