@@ -136,21 +136,22 @@ class Offers:
         home = self._home(upstream, repository)
         if artifact_type not in (None, soci.INDEX_V1) or home.terms.soci == "off":
             return []
+        is_late = False
         try:
             original = await self._originals.get(upstream, repository, digest)
             found = await self._images.referrer(home, original)
             if isinstance(found, Unfinished) and artifact_type is not None:
                 entries = await self._made(found.jobs, min(_SOON, self._settings.wait))
+                is_late = home.terms.unready == "wait" and not all(entry.over.is_set() for entry in entries)
                 found = await self._images.referrer(home, original)
-                in_hand = isinstance(found, Unfinished) and not all(entry.over.is_set() for entry in entries)
-                if in_hand and home.terms.unready == "wait":
-                    raise NotSoon("the SOCI index of this image is being made", _AGAIN)
-        except NotSoon:
-            raise
         except RegistryProxyError as error:
             _log.debug("lazy.no_referrer", digest=str(digest), error=str(error))
             return []
-        return [] if isinstance(found, Unfinished) else [soci.referrer(found.body)]
+        if not isinstance(found, Unfinished):
+            return [soci.referrer(found.body)]
+        if is_late:
+            raise NotSoon("the SOCI index of this image is being made", _AGAIN)
+        return []
 
     def verified(self, digest: Digest) -> None:
         """A blob has just been found right: what was to be made of it as soon as it is here is made now."""
