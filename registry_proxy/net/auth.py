@@ -140,7 +140,7 @@ class Authenticator:
         origin = check_realm(mirror, realm, self._settings.realms)
         credential = await self._credential(mirror, repository)
         subject = f"a token for {scope or mirror} from {origin}"
-        what = str(origin)
+        what = f"the token server of {mirror}"  # and not its name, of which it may have any number
         async with self._outages.line(what, self._slots.slot()), AsyncExitStack() as stack:
             with self._outages.watched(what):
                 sending = self._request_token(mirror, realm, challenge, scope, credential)

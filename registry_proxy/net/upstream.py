@@ -224,7 +224,7 @@ class UpstreamClient:
 
     async def _admit(self, ask: Ask, mirror: str, stack: AsyncExitStack) -> Response:
         origin = Origin.of(mirror)
-        what = f"what {origin} has of blobs" if ask.blob else str(origin)  # they may lie with somebody else
+        what = f"{origin} (blobs)" if ask.blob else str(origin)  # blobs may lie with somebody else
         for tries in range(1, self._auth.tries + 1):
             shown = ask.shown or Shown(await self._auth.header(origin, ask.repository))
             async with AsyncExitStack() as held:
