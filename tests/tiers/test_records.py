@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -233,6 +234,23 @@ async def test_damage_while_running_is_survived(where: Path) -> None:
     async with Records.open(where) as records:
         assert await records.facts.get("new") == Fact(6)
         assert await records.facts.get("kept") is None
+
+
+async def test_damage_that_a_write_finds_is_survived(where: Path) -> None:
+    """What was to be written stays in memory, and what comes after it lasts."""
+
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async with Records.open(where) as records:
+        database = records._backing._file._cache
+        assert database is not None
+        database.transact = broken
+        await records.facts.put("first", FACT)
+        assert await records.facts.get("first") == FACT
+        await records.facts.put("second", Fact(6))
+    async with Records.open(where) as records:
+        assert await records.facts.get("second") == Fact(6)
 
 
 async def test_a_locked_database_is_given_up_on_in_time(where: Path) -> None:
