@@ -45,7 +45,7 @@ def known() -> set[str]:
 
 
 class _Store:
-    bytes = limit = chunks = evictions = 0
+    bytes = limit = chunks = evictions = writable = 0
 
 
 def test_the_site_is_complete() -> None:

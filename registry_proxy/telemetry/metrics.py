@@ -232,6 +232,10 @@ class StoreFigures(Protocol):
     def evictions(self) -> int:
         """Groups of chunks evicted since the start."""
 
+    @property
+    def writable(self) -> bool:
+        """False for a while after trouble with a write."""
+
 
 class _StoreCollector(Collector):
     """The store's figures, read when they are asked for: nothing is counted twice."""
@@ -245,6 +249,11 @@ class _StoreCollector(Collector):
         yield GaugeMetricFamily("registry_proxy_store_bytes", "Bytes in the store.", figures.bytes)
         yield GaugeMetricFamily("registry_proxy_store_limit_bytes", "Limit of the store.", figures.limit)
         yield GaugeMetricFamily("registry_proxy_store_chunks", "Chunks in the store.", figures.chunks)
+        yield GaugeMetricFamily(
+            "registry_proxy_store_writable",
+            "1, or 0 for ten seconds after a write to the store failed.",
+            figures.writable,
+        )
         yield CounterMetricFamily("registry_proxy_store_evictions", "Groups of chunks evicted.", figures.evictions)
 
 

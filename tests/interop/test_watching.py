@@ -31,6 +31,7 @@ FIRES: dict[
     },
     "RegistryProxyCutsAnswers": {f'registry_proxy_responses_cut_total{{{JOB}, by="proxy"}}': "0+1x90"},
     "RegistryProxyWrongBlob": {f'registry_proxy_blobs_verified_total{{{JOB}, right="false"}}': "0x80 1x10"},
+    "RegistryProxyStoreUnwritable": {f"registry_proxy_store_writable{{{JOB}}}": "0x90"},
     "RegistryProxySourceTrouble": {f'registry_proxy_source_up{{{JOB}, source="parent"}}': "0x90"},
 }
 QUIET = {
@@ -40,6 +41,7 @@ QUIET = {
     f'registry_proxy_responses_cut_total{{{JOB}, by="client"}}': "0+9x90",
     f'registry_proxy_blobs_verified_total{{{JOB}, right="false"}}': "1x90",
     f'registry_proxy_blobs_verified_total{{{JOB}, right="true"}}': "0+9x90",
+    f"registry_proxy_store_writable{{{JOB}}}": "1x84 0 1x5",
     f'registry_proxy_source_up{{{JOB}, source="parent"}}': "1x90",
 }
 

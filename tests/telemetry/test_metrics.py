@@ -13,6 +13,7 @@ class Figures:
     limit: int
     chunks: int
     evictions: int
+    writable: bool
 
 
 def test_observers() -> None:
@@ -31,7 +32,7 @@ def test_observers() -> None:
     metrics.flight_finished()
     metrics.upstream_error("registry.test", "UpstreamFailed")
     metrics.upstream_latency("registry.test", 0.2)
-    metrics.watch_store(lambda: Figures(bytes=100, limit=200, chunks=3, evictions=2))
+    metrics.watch_store(lambda: Figures(bytes=100, limit=200, chunks=3, evictions=2, writable=False))
     metrics.verified(right=False)
     metrics.cut("client")
     lines = set(metrics.exposition().decode().splitlines())
@@ -54,6 +55,7 @@ def test_observers() -> None:
         "registry_proxy_store_limit_bytes 200.0",
         "registry_proxy_store_chunks 3.0",
         "registry_proxy_store_evictions_total 2.0",
+        "registry_proxy_store_writable 0.0",
         'registry_proxy_blobs_verified_total{right="false"} 1.0',
         'registry_proxy_responses_cut_total{by="client"} 1.0',
     }
