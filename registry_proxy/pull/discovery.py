@@ -95,9 +95,7 @@ class Discovery:
             await asyncio.gather(theirs, return_exceptions=True)
         if late is not None and not _has(found, artifact_type):
             raise late
-        types = [
-            each.get("artifactType") for each in found
-        ]  # whatever an upstream says: not every value can be in a set
+        types = [each.get("artifactType") for each in found]  # no set: an upstream may say anything there
         return [*found, *(each for each in made if each.get("artifactType") not in types)]
 
     async def _upstreams_own(self, upstream: SourceHost, repository: Repository, digest: Digest) -> Descriptors:

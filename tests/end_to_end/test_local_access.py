@@ -10,7 +10,7 @@ from typing import Self
 import bcrypt
 import pytest
 
-from registry_proxy.access import local
+from registry_proxy.access import caller
 from registry_proxy.access.passwords import LINE_OF_ONE
 from registry_proxy.config import Account, Lazy
 from registry_proxy.config.units import Seconds, Size
@@ -238,7 +238,7 @@ async def test_who_guesses_stops_nobody(
     bench: Benches, private: tuple[Digest, Digest], settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a flood of guesses few are checked and the others told to wait; meanwhile others log in, and those known go on reading."""
-    monkeypatch.setattr(local, "client_of", lambda address: address)  # else this machine's addresses are one client
+    monkeypatch.setattr(caller, "client_of", lambda address: address)  # else this machine's addresses are one client
     path = paths(*private)[0]
     async with bench(**settings) as one, one.wire() as alice, one.wire() as bob:
         assert (await alice.ask(path, login("alice"))).status == 200
