@@ -235,9 +235,9 @@ async def _offers(
     images = LazyImages(manifests, blobs, shelf, records, config.lazy)
     offers = Offers(manifests, images, queue, records, config.lazy)
     blobs.when_verified(offers.verified)
-    await queue.start()
     stack.push_async_callback(queue.close)
     stack.push_async_callback(offers.close)
+    await queue.start()
     return offers, queue
 
 
