@@ -252,7 +252,7 @@ class _StoreCollector(Collector):
         yield GaugeMetricFamily(
             "registry_proxy_store_writable",
             "1, or 0 for ten seconds after a write to the store failed.",
-            figures.writable,
+            float(figures.writable),
         )
         yield CounterMetricFamily("registry_proxy_store_evictions", "Groups of chunks evicted.", figures.evictions)
 

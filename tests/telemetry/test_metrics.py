@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from registry_proxy.telemetry.metrics import Metrics
+from registry_proxy.telemetry.sums import snapshot
+from registry_proxy.workers import control
 
 
 @dataclass
@@ -65,6 +69,14 @@ def test_shares_are_figures_from_the_start() -> None:
     """An instance that has served nothing, or nothing from upstream, says 0: a share of a series that is not there would be no figure."""
     value = Metrics().registry.get_sample_value
     assert [value("registry_proxy_served_bytes_total", {"tier": tier}) for tier in ("store", "upstream")] == [0, 0]
+
+
+def test_figures_cross_between_processes() -> None:
+    """Every figure is a number that a process can send to the supervisor, and that is read there as it was."""
+    metrics = Metrics(["registry.test"])
+    metrics.watch_store(lambda: Figures(bytes=100, limit=200, chunks=3, evictions=2, writable=True))
+    figures = control.Figures(snapshot(metrics.registry))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(figures), type=control.Figures) == figures
 
 
 def test_instances_do_not_share() -> None:
