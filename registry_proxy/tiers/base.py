@@ -22,6 +22,9 @@ class Chunk(Protocol):
     def read(self, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)`` of the chunk; raises OSError, never returns fewer."""
 
+    def same_bytes(self) -> bool:
+        """False if somebody has written to the chunk since it was opened: what was read of it after that may be wrong."""
+
     def close(self) -> None:
         """Give the chunk back. Reading it afterwards is a mistake of the caller's."""
 
@@ -41,6 +44,10 @@ class MemoryChunk:
     def read(self, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)`` of the chunk."""
         return self.data[start:stop]
+
+    def same_bytes(self) -> bool:
+        """True: nobody can."""
+        return True
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -28,8 +28,17 @@ _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 def identity(found: os.stat_result) -> int:
-    """A number that changes when a file is exchanged or written to. The change time cannot be set by a program."""
-    return hash((found.st_ino, found.st_size, found.st_ctime_ns)) or 1
+    """A number that changes when a file is exchanged or written to.
+
+    The change time cannot be set by a program, but moves in steps of some milliseconds (before Linux 6.13); the modification time of a chunk is set to the
+    nanosecond when it is written (``tiers.writing``), so that whatever is written in the same step shows.
+    """
+    return hash((found.st_ino, found.st_size, found.st_ctime_ns, found.st_mtime_ns)) or 1
+
+
+def written(found: os.stat_result) -> tuple[int, int]:
+    """What changes when a file is written to or cut, and not when it is renamed or removed."""
+    return found.st_size, found.st_mtime_ns
 
 
 class OpenFile:
@@ -48,6 +57,7 @@ class OpenFile:
         "lendable",
         "loans",
         "size",
+        "written",
     )
 
     def __init__(self, key: ChunkKey, file: BinaryIO, found: os.stat_result, content: RawChunk | Lz4Chunk) -> None:
@@ -55,6 +65,7 @@ class OpenFile:
         self.file = file
         self.size = found.st_size
         self.identity = identity(found)
+        self.written = written(found)
         self.content = content
         self.group = GroupKey.of(*key)
         self.lendable = file if isinstance(content, RawChunk) else None
@@ -67,6 +78,10 @@ class OpenFile:
         """True if the file is still what was opened and still has a name."""
         found = os.fstat(self.file.fileno())
         return found.st_nlink > 0 and identity(found) == self.identity
+
+    def same_bytes(self) -> bool:
+        """True if nobody has written to the file since it was opened; it may have lost its name."""
+        return written(os.fstat(self.file.fileno())) == self.written
 
     def trailer(self) -> bytes:
         """The sha-256 that the file claims for its chunk; raises OSError."""
@@ -109,6 +124,10 @@ class StoredChunk:
     def unchanged(self) -> bool:
         """True if nobody has written to its file since it was opened, nor removed it."""
         return self._open is not None and self._open.unchanged()
+
+    def same_bytes(self) -> bool:
+        """True if nobody has written to its file since it was opened."""
+        return self._open is not None and self._open.same_bytes()
 
     @property
     def sha256(self) -> bytes:

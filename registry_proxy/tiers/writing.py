@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -15,7 +16,7 @@ from registry_proxy.oci.digest import Digest, Hasher
 from registry_proxy.tiers import chunkfile
 from registry_proxy.tiers.chunkfile import Buffer
 from registry_proxy.tiers.layout import LZ4_SUFFIX, Layout
-from registry_proxy.tiers.openfiles import OpenFile, take_as_chunk
+from registry_proxy.tiers.openfiles import OpenFile, take_as_chunk, written
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ATTEMPTS: Final = 5
@@ -60,7 +61,7 @@ def _commit(
     temporary = layout.temporary / f"{uuid4().hex}.part"
     descriptor = -1
     try:
-        _write(temporary, body, sha256)
+        as_written = _write(temporary, body, sha256)
         descriptor = os.open(temporary, _READ)
         _rename(temporary, Path(name))
     except BaseException:
@@ -71,12 +72,15 @@ def _commit(
     with contextlib.suppress(OSError):
         Path(other).unlink()
     opened = take_as_chunk(descriptor, (digest, index), length, compressed)
-    if opened is None:
+    if opened is None or opened.written != as_written:
+        if opened is not None:
+            opened.close_if_done()
         raise OSError(errno.EIO, "a chunk is not what was written")
     return opened
 
 
-def _write(temporary: Path, body: Buffer, sha256: bytes) -> None:
+def _write(temporary: Path, body: Buffer, sha256: bytes) -> tuple[int, int]:
+    """Write the file; what tells whether anybody writes to it after that."""
     try:
         descriptor = os.open(temporary, _WRITE, 0o600)
     except FileNotFoundError:  # the directory was removed under us
@@ -84,6 +88,9 @@ def _write(temporary: Path, body: Buffer, sha256: bytes) -> None:
         descriptor = os.open(temporary, _WRITE, 0o600)
     try:
         chunkfile.write(descriptor, body, sha256)
+        now = time.time_ns()
+        os.utime(descriptor, ns=(now, now))
+        return written(os.fstat(descriptor))
     finally:
         os.close(descriptor)
 

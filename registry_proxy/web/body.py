@@ -25,6 +25,9 @@ SENDFILE_FROM: Final = 256 << 10
 STEP: Final = 1 << 20
 """Bytes sent at most under one deadline: a client must take so many in the ``stall`` time, or more in small pieces."""
 
+LAST: Final = 16 << 10
+"""Bytes at the end of an answer that are held back until it is certain that the rest was right."""
+
 _GATHERED: Final = 64 << 10
 _WRITE_STEP: Final = 256 << 10
 
@@ -39,7 +42,7 @@ async def send(exchange: Exchange, outline: Outline, reader: Reader, stall: floa
     Raises ClientGone if the client leaves or takes nothing for ``stall`` seconds, and whatever the reader raises.
     """
     head, response = exchange.begin(exchange.outlined(outline.status, outline.headers, outline.length))
-    outbox = Outbox(exchange.request, stall)
+    outbox = Outbox(exchange.request, stall, len(head) + (outline.length or 0))
     try:
         outbox.gather(head)
         for index in range(len(outline.parts)):
@@ -49,9 +52,8 @@ async def send(exchange: Exchange, outline: Outline, reader: Reader, stall: floa
         if outline.frames is not None:
             outbox.gather(outline.frames.tail)
         await outbox.flush()
-        sent = outbox.sent - len(head)
-        if sent != outline.length:
-            raise BodyShort(f"{sent} bytes sent of {outline.length} promised")
+        if outbox.sent != outbox.promised:
+            raise BodyShort(f"{outbox.sent} bytes sent of {outbox.promised} promised")
     except BaseException as error:
         if isinstance(error, Exception) and not outbox.sent:
             outbox.discard()
@@ -70,9 +72,10 @@ async def _send_span(exchange: Exchange, outbox: "Outbox", pieces: AsyncGenerato
 
 
 class Outbox:
-    """One connection's way out. ``sent``: bytes given to it."""
+    """One connection's way out. ``promised``: bytes of the answer, headers and all; ``sent``: bytes given to the connection."""
 
-    def __init__(self, request: web.BaseRequest, stall: float) -> None:
+    def __init__(self, request: web.BaseRequest, stall: float, promised: int) -> None:
+        self.promised = promised
         self.sent = 0
         self._protocol = request.protocol
         self._writer = request.writer
@@ -83,14 +86,18 @@ class Outbox:
         self._sendfile = hasattr(os, "sendfile") and self._transport().get_extra_info("sslcontext") is None
 
     async def send(self, piece: Piece) -> None:
-        """Send a piece, by the cheapest way for its size."""
+        """Send a piece, by the cheapest way for its size. Raises BodyShort if it is not what it was any more, before the answer is whole."""
+        rest = piece.start
         if self._sendfile and piece.chunk.file is not None and len(piece) >= SENDFILE_FROM:
             await self.flush()
-            for start in range(piece.start, piece.stop, STEP):
-                await self._send_file(piece, start, min(start + STEP, piece.stop))
-            return
-        for start in range(piece.start, piece.stop, _WRITE_STEP):
-            self.gather(piece.chunk.read(start, min(start + _WRITE_STEP, piece.stop)))
+            rest = piece.stop - LAST if self.sent + len(piece) == self.promised else piece.stop
+            for start in range(piece.start, rest, STEP):
+                await self._send_file(piece, start, min(start + STEP, rest))
+                _check(piece)
+        for start in range(rest, piece.stop, _WRITE_STEP):
+            data = piece.chunk.read(start, min(start + _WRITE_STEP, piece.stop))
+            _check(piece)
+            self.gather(data)
             if self._held >= _GATHERED:
                 await self.flush()
 
@@ -165,3 +172,9 @@ class Outbox:
         if transport is None or transport.is_closing():
             raise ClientGone("the client closed the connection")
         return transport
+
+
+def _check(piece: Piece) -> None:
+    """A client that is slow may take minutes for a chunk, and what was checked before may have been written to."""
+    if not piece.chunk.same_bytes():
+        raise BodyShort("somebody has written to a chunk's file while it was sent")

@@ -286,6 +286,38 @@ async def expect_miss_then_hit(store: ChunkStore, blob: Blob) -> None:
     assert await loaded(store, blob, 0) == blob.data
 
 
+async def test_damage_in_the_moment_of_the_commit(place: Path) -> None:
+    """Time stamps of files move in steps of milliseconds; what is written to a chunk in the very step of its commit shows all the same."""
+    async with running(place) as store:
+        for seed in range(50):
+            blob = noise(CHUNK, seed)
+            await keep(store, blob)
+            (file,) = files(place).values()
+            with file.open("r+b") as target:
+                target.write(bytes([blob.data[0] ^ 1]))
+            assert await loaded(store, blob, 0) is None
+            await store.drop(blob.digest)
+
+
+async def test_damage_while_a_chunk_is_read_shows(place: Path) -> None:
+    """Whoever reads can tell that what he had since may be wrong; a file that only lost its name is as it was."""
+    blob = noise(2 * CHUNK)
+    async with running(place) as store:
+        await keep(store, blob)
+        for index in range(2):
+            chunk = await store.load_chunk(blob.digest, blob.grid, index)
+            assert chunk is not None
+            assert chunk.same_bytes()
+            file = Path(store._layout.chunk(blob.digest, index))
+            if index:
+                with file.open("r+b") as target:
+                    target.write(b"!")
+            else:
+                file.unlink()
+            assert chunk.same_bytes() is (index == 0)
+            chunk.close()
+
+
 async def test_data_of_the_wrong_length_is_refused(place: Path) -> None:
     """Only a whole chunk can be committed."""
     blob = noise(CHUNK)

@@ -40,6 +40,7 @@ class FileChunk:
     file: BinaryIO | None
     closed: int = 0
     broken: bool = False
+    touched: bool = False
 
     def read(self, start: int, stop: int) -> bytes:
         assert self.file is not None
@@ -47,6 +48,9 @@ class FileChunk:
             raise OSError(5, "Input/output error")
         self.file.seek(start)
         return self.file.read(stop - start)
+
+    def same_bytes(self) -> bool:
+        return not self.touched
 
     def close(self) -> None:
         self.closed += 1
@@ -64,6 +68,9 @@ class MemoryChunk:
 
     def read(self, start: int, stop: int) -> bytes:
         return self.data[start:stop]
+
+    def same_bytes(self) -> bool:
+        return True
 
     def close(self) -> None:
         self.closed += 1

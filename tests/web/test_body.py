@@ -95,6 +95,22 @@ async def test_a_short_chunk_file_cuts(wire: Wire, url: str, blob: MemoryBlob) -
     assert answer.body == DATA[: CHUNK + CHUNK // 2]
 
 
+@pytest.mark.parametrize("chunk", [0, 1, -1])
+@pytest.mark.parametrize("large", [True, False], ids=["sendfile", "write"])
+async def test_a_chunk_that_is_written_to_while_it_is_sent_cuts(
+    wire: Wire, url: str, blob: MemoryBlob, chunk: int, large: bool
+) -> None:
+    """What a chunk's file may have been while it was sent is never part of a whole answer, the last chunk's neither."""
+    blob.chunks[chunk].touched = True
+    if large:
+        answer = await wire.ask(url)
+    else:
+        end = chunk % len(blob.chunks) * CHUNK + 1000
+        answer = await wire.ask(url, f"Range: bytes={max(end - 2000, 0)}-{end}")
+    assert answer.status != 200 or not answer.complete
+    assert answer.status != 206 or not answer.complete
+
+
 async def test_a_chunk_that_fails_to_read_cuts(wire: Wire, url: str, blob: MemoryBlob) -> None:
     """A read error of the disk in mid-body is a cut."""
     blob.chunks[1].broken = True
