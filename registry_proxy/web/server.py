@@ -1,10 +1,12 @@
 """The listeners: from a configured address to answered requests, and back down in order."""
 
 import asyncio
+import errno
 import functools
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import structlog
@@ -31,6 +33,11 @@ log = structlog.get_logger()
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _BACKLOG = 1024
+_WHAT_TO_DO: Final = {
+    errno.EADDRINUSE: "another program listens there, perhaps another instance; --listen or server.listen choose another port",
+    errno.EADDRNOTAVAIL: "no interface of this machine has that address",
+    errno.EACCES: "ports below 1024 are for root, or for a unit with AmbientCapabilities=CAP_NET_BIND_SERVICE",
+}
 _LAST_WORDS = 1.0
 """Seconds that a handler has to end after it was told to."""
 
@@ -169,7 +176,7 @@ class Face:
         try:
             await self._open_all(place.doors, server)
         except OSError as error:
-            raise ConfigInvalid(f"{place.key}: cannot listen on {place.text}: {error.strerror}") from error
+            raise _cannot(place.key, place.text, error) from error
         self._note(place.doors[0], own=own)
         log.info("server.listening", address=place.text, url=self.urls[-1], upstream=place.upstream)
 
@@ -223,6 +230,11 @@ async def _bound(key: str, text: str) -> list[Door]:
     try:
         return await bound(Address.parse(text))
     except OSError as error:
-        raise ConfigInvalid(f"{key}: cannot listen on {text}: {error.strerror}") from error
+        raise _cannot(key, text, error) from error
     except (ValueError, RegistryProxyError) as error:
         raise ConfigInvalid(f"{key}: {error}") from None
+
+
+def _cannot(key: str, text: str, error: OSError) -> ConfigInvalid:
+    why = _WHAT_TO_DO.get(error.errno or 0)
+    return ConfigInvalid(f"{key}: cannot listen on {text}: {error.strerror}{f' ({why})' if why else ''}")

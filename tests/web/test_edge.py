@@ -214,7 +214,9 @@ async def test_a_taken_address_is_a_configuration_error(start: StartFace) -> Non
     face = await start()
     taken = f"127.0.0.1:{face.addresses[0][1]}"
     upstreams = {"registry.test": Upstream(urls=("https://x",), listen=(taken,))}
-    with pytest.raises(ConfigInvalid, match=rf"upstream\.registry\.test\.listen: cannot listen on {taken}"):
+    with pytest.raises(
+        ConfigInvalid, match=rf"upstream\.registry\.test\.listen: cannot listen on {taken}: .* \(another program"
+    ):
         await start(upstreams=upstreams)
 
 
