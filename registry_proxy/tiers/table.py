@@ -3,7 +3,7 @@
 What is put is in memory at once and on disk as soon as the thread gets to it. ``peek`` looks into memory only and never waits.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
@@ -59,6 +59,8 @@ class Table(Generic[T]):
         self._decoder = msgspec.msgpack.Decoder(kind)
         self._kept: OrderedDict[str, _Kept[T]] = OrderedDict()
         self._weight = 0
+        self._reading: Counter[str] = Counter()
+        self._changed: set[str] = set()  # of those that are being read
 
     def peek(self, key: str) -> T | None:
         """The record, if it is in memory and good."""
@@ -72,14 +74,26 @@ class Table(Generic[T]):
         """The record, if there is a good one that can be read."""
         if key in self._kept:
             return self.peek(key)
-        packed = await self._backing.read(self._prefix + key)
-        if packed is None or key in self._kept:  # put while we looked
+        packed = await self._read(key)
+        if packed is None or key in self._kept:
             return self.peek(key)
         kept = self._unpack(packed)
         if kept is None:
             return None
         self._keep(key, kept)
         return kept.value
+
+    async def _read(self, key: str) -> bytes | None:
+        """What the disk has; nothing if it was put or deleted meanwhile, since that may be what was before."""
+        self._reading[key] += 1
+        try:
+            packed = await self._backing.read(self._prefix + key)
+            return None if key in self._changed else packed
+        finally:
+            self._reading[key] -= 1
+            if not self._reading[key]:
+                del self._reading[key]
+                self._changed.discard(key)
 
     async def put(self, key: str, value: T, ttl: float | None = None) -> bool:
         """Keep a record, for ``ttl`` seconds or for ever. False if only memory has it."""
@@ -91,14 +105,20 @@ class Table(Generic[T]):
         packed: list[tuple[str, bytes]] = []
         for key, value in items:
             body = msgspec.msgpack.encode(value)
+            self._change(key)
             self._keep(key, _Kept(value, written, ttl, len(body) + len(key) + _ENTRY))
             packed.append((self._prefix + key, msgspec.msgpack.encode(Envelope(msgspec.Raw(body), written, ttl))))
         return await self._backing.write(packed)
 
     async def delete(self, key: str) -> None:
         """Forget a record."""
+        self._change(key)
         self._drop(key)
         await self._backing.remove([self._prefix + key])
+
+    def _change(self, key: str) -> None:
+        if key in self._reading:
+            self._changed.add(key)
 
     def _is_good(self, written: float, ttl: float | None) -> bool:
         """A record from the future was written by a clock that has been set back since: how old it is nobody knows."""

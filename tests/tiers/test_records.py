@@ -1,5 +1,6 @@
 """Records: typed, bounded in memory, and never an error."""
 
+import asyncio
 import os
 import sqlite3
 import threading
@@ -116,6 +117,28 @@ async def test_memory_is_asked_first() -> None:
     table = Table("fact", Fact, shelf, Clock())
     assert [await table.get("k") for _ in range(3)] == [FACT] * 3
     assert shelf.reads == 1
+
+
+async def test_what_is_deleted_while_it_is_read_stays_deleted() -> None:
+    """A slow disk that still gives what was there does not bring it back into memory; later reads find what is so."""
+    shelf, go_on = Shelf(), asyncio.Event()
+    await Table("fact", Fact, shelf, Clock()).put("k", FACT)
+    table, read = Table("fact", Fact, shelf, Clock()), shelf.read
+
+    async def slow(key: str) -> bytes | None:
+        found = await read(key)
+        await go_on.wait()
+        return found
+
+    shelf.read = slow  # type: ignore[method-assign]
+    reading = asyncio.create_task(table.get("k"))
+    await asyncio.sleep(0)
+    await table.delete("k")
+    go_on.set()
+    assert await reading is None
+    assert await table.get("k") is None
+    await table.put("k", FACT)
+    assert await Table("fact", Fact, shelf, Clock()).get("k") == FACT
 
 
 async def test_memory_is_bounded() -> None:
